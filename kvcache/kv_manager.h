@@ -1,0 +1,141 @@
+// The KV cache as the engine sees it: sequences own pages per segment, a layer's pages are acquired
+// right before its attention and released right after. Behind it, in the `discrete` tier, the KV
+// service thread moves slabs between a host pool and a bounded device arena, ahead of use.
+//
+// Words. Slab: one layer of one block (kv_layout.h). Page: (sequence, segment, block) = one slab
+// per layer of the segment, taken and freed together. Segment: a run of layers that caches the same
+// blocks. Prompt pages are immutable once sealed; the last, partly filled one and the pages of
+// generated tokens are written in place.
+//
+// Thread rule: every method is called by the worker thread only, except stats(), which is
+// thread-safe. Ownership: the manager owns pools, tables, copier and service thread.
+#ifndef KVCACHE_KV_MANAGER_H_
+#define KVCACHE_KV_MANAGER_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "engine/base/clock.h"
+#include "kvcache/kv_layout.h"
+
+namespace slim {
+
+// Identifies a sequence inside one KvManager; never reused.
+enum class KvSequenceId : uint64_t {};
+
+enum class KvTier {
+  kUnified,   // one memory: acquired pages are the pool's own memory, nothing is copied
+  kDiscrete,  // a host pool holds every page, a bounded device arena holds what a step uses
+};
+
+// What a sequence may come to need in one segment.
+struct KvSegmentSpec {
+  int first_layer = 0;
+  int num_layers = 0;
+  int64_t max_blocks = 0;  // prompt blocks retained in this segment plus blocks of generated tokens
+};
+
+// One layer's pages of one sequence, ascending by position. Valid until ReleaseLayer.
+struct KvPages {
+  absl::Span<void* const> slabs;        // slabs[i] holds block block_ids[i], layout KvLayout
+  absl::Span<const int32_t> block_ids;  // block j holds the tokens at positions [B j, B (j + 1))
+};
+
+// What one step will touch of one sequence: layers [first_layer, end_layer). The manager prefetches
+// in layer order; sequences of one layer in the order given.
+struct KvUse {
+  KvSequenceId sequence;
+  int first_layer = 0;
+  int end_layer = 0;
+};
+
+// A snapshot for metrics and tests. Slab counts: free + used + cached + held_by_transfer == total
+// holds for each tier after every step (rule R6).
+struct KvTierStats {
+  int64_t total_slabs = 0;
+  int64_t free_slabs = 0;
+  int64_t used_slabs = 0;              // belong to live sequences
+  int64_t cached_slabs = 0;            // belong to nobody, kept for the prefix cache
+  int64_t held_by_transfer_slabs = 0;  // freed by their owner while a copy was still in flight
+  int64_t reserved_slabs = 0;          // promised to live sequences, used or not
+};
+struct KvStats {
+  KvTierStats device;
+  KvTierStats host;  // all zero in the unified tier
+  int64_t bytes_to_device = 0;
+  int64_t bytes_to_host = 0;
+  double seconds_to_device = 0;  // time the copier was busy, per direction
+  double seconds_to_host = 0;
+  int64_t prefetch_on_time = 0;  // slabs that were there when the layer asked for them
+  int64_t prefetch_late = 0;     // slabs that the layer had to wait for
+  int64_t prefetch_dropped = 0;  // tickets cancelled before their copy began
+  int64_t prefetch_wasted = 0;   // slabs fetched and evicted without a use
+  int64_t late_completions = 0;  // completions of transfers already closed, counted and dropped
+  double stall_seconds = 0;      // total time that AcquireLayer waited
+};
+
+class KvManager {
+ public:
+  struct Options {
+    KvLayout layout;
+    int num_layers = 0;
+    KvTier tier = KvTier::kUnified;
+    int64_t device_bytes = 0;  // pool (unified) or arena (discrete)
+    int64_t host_bytes = 0;    // host pool (discrete only)
+    bool prefetch = true;      // false: every slab is fetched when asked for (to measure the gain)
+    absl::Duration transfer_timeout = absl::Seconds(10);
+  };
+
+  virtual ~KvManager() = default;
+
+  // Slabs that all sequences together can hold, and how many of them no sequence has reserved.
+  virtual int64_t capacity_slabs() const = 0;
+  virtual int64_t unreserved_slabs() const = 0;
+  // Discrete: the most slabs of one layer that one step may acquire at a time, summed over its
+  // sequences. Unified: capacity_slabs().
+  virtual int64_t max_layer_slabs_per_step() const = 0;
+  virtual const KvLayout& layout() const = 0;
+
+  // Reserves the worst case, sum over segments of num_layers * max_blocks slabs.
+  // Segments cover [0, num_layers) in order without gaps, else INVALID_ARGUMENT.
+  // RESOURCE_EXHAUSTED with both numbers when fewer slabs are unreserved.
+  virtual absl::StatusOr<KvSequenceId> AddSequence(absl::Span<const KvSegmentSpec> segments) = 0;
+
+  // Frees every page and the reservation. Slabs with a copy in flight become free when it ends.
+  // A sequence may be removed at any time between two steps, also with prefetches pending.
+  virtual void RemoveSequence(KvSequenceId sequence) = 0;
+
+  // Appends empty (zeroed) pages to a segment; ids ascending and above those already there.
+  // RESOURCE_EXHAUSTED when that exceeds the segment's max_blocks.
+  virtual absl::Status AppendBlocks(KvSequenceId sequence, int segment,
+                                    absl::Span<const int32_t> block_ids) = 0;
+
+  // Declares that the pages of blocks < end_block in `segment` are complete and immutable:
+  // they may be offloaded from now on, while later layers still compute.
+  virtual void SealBlocks(KvSequenceId sequence, int segment, int32_t end_block) = 0;
+
+  // RESELECT: only these prompt blocks of `segment` (ascending, all present) and every unsealed
+  // page are acquired from now on; the others may leave the device. Empty span: all are active.
+  virtual absl::Status SetActiveBlocks(KvSequenceId sequence, int segment,
+                                       absl::Span<const int32_t> block_ids) = 0;
+
+  // A step: BeginStep, then for each layer and sequence AcquireLayer .. ReleaseLayer, then EndStep.
+  virtual absl::Status BeginStep(absl::Span<const KvUse> uses) = 0;
+
+  // The active pages of the sequence's segment at `layer`, resident in device memory. Waits for
+  // what is still in flight, and counts the wait. ABORTED when a copy failed or timed out.
+  virtual absl::StatusOr<KvPages> AcquireLayer(KvSequenceId sequence, int layer) = 0;
+  virtual void ReleaseLayer(KvSequenceId sequence, int layer) = 0;
+  virtual void EndStep() = 0;
+
+  virtual KvStats stats() const = 0;
+};
+
+}  // namespace slim
+
+#endif  // KVCACHE_KV_MANAGER_H_
