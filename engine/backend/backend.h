@@ -116,13 +116,17 @@ struct AttentionSequence {
   absl::Span<const int32_t> block_ids;  // block j holds the tokens at positions [B j, B (j + 1))
 };
 
-// Which number a block gets. See engine/prune/block_scorer.h for the formulas.
+// Which number a block gets. See engine/prune/block_scorer.h for the formulas. kRecency and kRandom
+// are negative controls that need no keys: the block scorer makes them itself, no backend sees
+// them.
 enum class ScoreKind : uint8_t {
   kUnitMax,          // max over units of the mean over heads of |qbar . krep| (as published)
   kUnitSigned,       // the same without the absolute value
   kMeanPool,         // mean over the units instead of the max
   kMaxPool,          // the block's element-wise maximum key instead of its units' means
   kWindowAttention,  // max over heads, window queries and tokens of the softmax probability
+  kRecency,          // later blocks first
+  kRandom,           // seeded hash of the block id
 };
 
 struct BlockScoreArgs {
