@@ -166,6 +166,13 @@ class Engine {
   // Computes one step. A failure of one sequence is in its output; a status other than OK means
   // the backend itself failed and nothing can be computed any more.
   virtual absl::StatusOr<StepResult> Step(const StepPlan& plan) = 0;
+
+  // The raw logits [vocabulary] behind the token that the last Step sampled for `sequence`, for
+  // evaluation. NOT_FOUND when that step sampled none for it.
+  virtual absl::Status CopyLastLogits(SequenceId sequence, absl::Span<float> logits) = 0;
+  // Replaces the token sampled last by `token` (teacher forcing, for evaluation): the next decode
+  // step feeds it. Only between a step that sampled and the next one.
+  virtual void ForceToken(SequenceId sequence, int32_t token) = 0;
 };
 
 }  // namespace slim

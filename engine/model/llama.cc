@@ -1,0 +1,139 @@
+#include "engine/model/llama.h"
+
+#include <algorithm>
+
+#include "engine/base/check.h"
+#include "engine/base/status_macros.h"
+
+namespace slim {
+namespace {
+
+// Rows [first, first + rows) of a float view.
+TensorView Rows(TensorView x, int64_t first, int64_t rows) {
+  return TensorView{x.f32() + first * x.cols, rows, x.cols};
+}
+
+const Buffer* OrNull(const Buffer& bias) { return bias.data() != nullptr ? &bias : nullptr; }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Llama>> Llama::Create(const TensorSource& source,
+                                                     const ModelConfig& config,
+                                                     const KvLayout& layout, Backend* backend) {
+  auto model = std::unique_ptr<Llama>(new Llama(config, backend));
+  RopeParams rope;
+  rope.head_dim = config.head_dim;
+  rope.rotary_dims = config.rotary_dims;
+  rope.base = config.rope_base;
+  rope.neighbouring_pairs = config.rope_neighbouring_pairs;
+  rope.frequency_factors = config.rope_frequency_factors;
+  SLIM_RETURN_IF_ERROR(
+      backend->Configure(layout, config.num_heads, rope, config.context_tokens));
+  SLIM_ASSIGN_OR_RETURN(model->weights_, LoadWeights(source, config, *backend));
+  return model;
+}
+
+absl::Status Llama::ReserveRows(int64_t rows) {
+  if (rows <= reserved_rows_) return absl::OkStatus();
+  rows = std::max<int64_t>(rows, 64);
+  const int64_t query_cols = int64_t{config_.num_heads} * config_.head_dim;
+  const int64_t kv_cols = int64_t{config_.num_kv_heads} * config_.head_dim;
+  const int64_t bytes = static_cast<int64_t>(sizeof(float)) * rows;
+  SLIM_ASSIGN_OR_RETURN(q_, backend_->Allocate(bytes * query_cols));
+  SLIM_ASSIGN_OR_RETURN(k_, backend_->Allocate(bytes * kv_cols));
+  SLIM_ASSIGN_OR_RETURN(v_, backend_->Allocate(bytes * kv_cols));
+  SLIM_ASSIGN_OR_RETURN(attention_, backend_->Allocate(bytes * query_cols));
+  SLIM_ASSIGN_OR_RETURN(gate_, backend_->Allocate(bytes * config_.ffn_width));
+  SLIM_ASSIGN_OR_RETURN(up_, backend_->Allocate(bytes * config_.ffn_width));
+  reserved_rows_ = rows;
+  return absl::OkStatus();
+}
+
+LinearInput Llama::Normed(TensorView x, const Buffer& norm) const {
+  LinearInput input;
+  input.kind = LinearInput::Kind::kRmsNorm;
+  input.x = x;
+  input.norm_weight = &norm;
+  input.eps = config_.rms_eps;
+  return input;
+}
+
+absl::Status Llama::Embed(absl::Span<const int32_t> tokens, TensorView out) {
+  return backend_->Embed(*weights_.embedding, tokens, out);
+}
+
+absl::Status Llama::ComputeQkv(int layer, const LayerBatch& batch) {
+  const LayerWeights& w = weights_.layers[layer];
+  const TensorView k{k_.data(), batch.kv_rows(), int64_t{config_.num_kv_heads} * config_.head_dim};
+  const TensorView v{v_.data(), k.rows, k.cols};
+  const LinearOutput query{w.query.get(), queries_, false, OrNull(w.query_bias)};
+  const LinearOutput key{w.key.get(), k, false, OrNull(w.key_bias)};
+  const LinearOutput value{w.value.get(), v, false, OrNull(w.value_bias)};
+  if (batch.finish_rows == 0 && batch.kv_only_rows == 0) {
+    SLIM_RETURN_IF_ERROR(
+        backend_->Linear(Normed(batch.hidden, w.attention_norm), {query, key, value}));
+  } else {
+    if (queries_.rows > 0) {
+      SLIM_RETURN_IF_ERROR(backend_->Linear(
+          Normed(Rows(batch.hidden, 0, queries_.rows), w.attention_norm), {query}));
+    }
+    if (k.rows > 0) {
+      SLIM_RETURN_IF_ERROR(backend_->Linear(
+          Normed(Rows(batch.hidden, batch.finish_rows, k.rows), w.attention_norm), {key, value}));
+    }
+  }
+  if (k.rows > 0) {
+    SLIM_RETURN_IF_ERROR(
+        backend_->RopeAndStoreKv(k, v, batch.positions.subspan(batch.finish_rows), batch.slots));
+  }
+  if (queries_.rows > 0) {
+    SLIM_RETURN_IF_ERROR(
+        backend_->Rope(queries_, batch.positions.subspan(0, queries_.rows)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Llama::RunLayer(int layer, const LayerBatch& batch) {
+  SLIM_CHECK(batch.hidden.rows == batch.finish_rows + batch.full_rows + batch.kv_only_rows);
+  SLIM_RETURN_IF_ERROR(ReserveRows(batch.hidden.rows));
+  const LayerWeights& w = weights_.layers[layer];
+  const int64_t rows = batch.query_rows();
+  queries_ = TensorView{q_.data(), rows, int64_t{config_.num_heads} * config_.head_dim};
+  SLIM_RETURN_IF_ERROR(ComputeQkv(layer, batch));
+  if (rows == 0) return absl::OkStatus();
+
+  const TensorView hidden = Rows(batch.hidden, 0, rows);
+  const TensorView attention{attention_.data(), rows, queries_.cols};
+  SLIM_RETURN_IF_ERROR(backend_->Attention(queries_, batch.positions.subspan(0, rows),
+                                           batch.sequences, attention));
+  LinearInput heads;
+  heads.x = attention;
+  SLIM_RETURN_IF_ERROR(
+      backend_->Linear(heads, {LinearOutput{w.output.get(), hidden, /*accumulate=*/true, nullptr}}));
+
+  LinearInput activated;
+  activated.kind = LinearInput::Kind::kSwiGlu;
+  activated.x = TensorView{gate_.data(), rows, config_.ffn_width};
+  activated.up = TensorView{up_.data(), rows, config_.ffn_width};
+  SLIM_RETURN_IF_ERROR(backend_->Linear(
+      Normed(hidden, w.ffn_norm), {LinearOutput{w.gate.get(), activated.x, false, nullptr},
+                                   LinearOutput{w.up.get(), activated.up, false, nullptr}}));
+  return backend_->Linear(
+      activated, {LinearOutput{w.down.get(), hidden, /*accumulate=*/true, nullptr}});
+}
+
+absl::Status Llama::Queries(int layer, TensorView hidden, absl::Span<const int32_t> positions,
+                            TensorView out) {
+  const LayerWeights& w = weights_.layers[layer];
+  SLIM_RETURN_IF_ERROR(
+      backend_->Linear(Normed(hidden, w.attention_norm),
+                       {LinearOutput{w.query.get(), out, false, OrNull(w.query_bias)}}));
+  return backend_->Rope(out, positions);
+}
+
+absl::Status Llama::Logits(TensorView hidden, TensorView logits) {
+  return backend_->Linear(Normed(hidden, weights_.output_norm),
+                          {LinearOutput{&weights_.lm_head(), logits, false, nullptr}});
+}
+
+}  // namespace slim
