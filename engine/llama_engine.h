@@ -59,12 +59,13 @@ class LlamaEngine final : public Engine {
   absl::Status AppendPages(const StepItem& item, const PassItem& pass);
   absl::Status FinishPrefillChunk(StepItem& item, const PassItem& pass);
   absl::Status Decide(Sequence& sequence);
-  void SealWritten(Sequence& sequence, int segment, int64_t written_tokens_end);
+  void SealWritten(Sequence& sequence, int segment, int64_t written_rows);
   absl::Status ComputeLogits(std::vector<StepItem>& items, absl::Span<const PassItem> passes);
   void SampleToken(StepItem& item, SequenceOutput& output);
-  absl::Status AfterLayer(absl::Span<StepItem> items, int layer,
-                          absl::Span<const int> active, absl::Span<const int64_t> query_rows);
-  absl::Status Reselect(Sequence& sequence, int stage, int64_t query_row);
+  absl::Status AfterLayer(StepItem& item, int layer, TensorView query, const KvPages& pages);
+  absl::Status StartReselect(Sequence& sequence, int stage, BlockScoreArgs args,
+                             const std::vector<int32_t>& retained,
+                             const std::vector<int32_t>& forced);
 
   const Options options_;
   const std::unique_ptr<TensorSource> source_;
@@ -77,7 +78,8 @@ class LlamaEngine final : public Engine {
 
   Buffer final_, logits_, window_queries_;
   int64_t logits_rows_reserved_ = 0;
-  int64_t logits_rows_ = 0;
+  std::vector<float> host_logits_;            // [rows, vocabulary], the sampler writes in it
+  std::vector<SequenceId> logits_sequences_;  // whose row each one is
 };
 
 }  // namespace slim

@@ -149,10 +149,14 @@ absl::Status PackedPass::RunLayer(absl::Span<const PassItem> items, int layer,
     batch.sequences = sequences_;
     SLIM_RETURN_IF_ERROR(model_->RunLayer(layer, batch));
   }
+  for (size_t i = 0; hook && i < query_items.size(); ++i) {
+    const TensorView queries = model_->queries();
+    const TensorView query{queries.f32() + query_last_rows[i] * queries.cols, 1, queries.cols};
+    SLIM_RETURN_IF_ERROR(hook(layer, query_items[i], query, pages_[query_items[i]]));
+  }
   for (size_t i = 0; i < items.size(); ++i) {
     if (!pages_[i].slabs.empty()) kv_->ReleaseLayer(items[i].kv, layer);
   }
-  if (hook && !query_items.empty()) return hook(layer, query_items, query_last_rows);
   return absl::OkStatus();
 }
 

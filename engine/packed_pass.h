@@ -43,10 +43,10 @@ struct PassItem {
 
 class PackedPass {
  public:
-  // Called after a layer with the items that had query rows in it and the rotated queries of their
-  // last row, [items, heads * head_dim] in that order (for selection during decode).
-  using LayerHook = std::function<absl::Status(int layer, absl::Span<const int> items,
-                                               absl::Span<const int64_t> query_rows)>;
+  // Called after a layer for each item that computed queries in it, while the layer's pages are still
+  // held: item index, the rotated queries of its last row [1, heads * head_dim], the pages.
+  using LayerHook =
+      std::function<absl::Status(int layer, int item, TensorView query, const KvPages& pages)>;
 
   // Borrowed; both outlive the pass.
   PackedPass(Llama* model, KvManager* kv) : model_(model), kv_(kv) {}

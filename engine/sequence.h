@@ -11,16 +11,10 @@
 #include "engine/engine.h"
 #include "engine/packed_pass.h"
 #include "engine/prune/block_scorer.h"
+#include "engine/prune/reselect.h"
 #include "engine/sample/sampler.h"
 
 namespace slim {
-
-// What RESELECT remembers of one stage.
-struct ReselectState {
-  std::vector<int32_t> active;              // A_s, ascending
-  std::vector<std::vector<float>> window;   // scores by the last w queries, a ring
-  size_t next = 0;                          // ring position
-};
 
 struct Sequence {
   Sequence(SequenceId sequence_id, SequenceSpec sequence_spec, std::vector<SegmentPlan> segments,
@@ -45,7 +39,7 @@ struct Sequence {
   Sampler sampler;
   int32_t last_token = -1;    // sampled, not yet fed
   int64_t generated = 0;      // sampled tokens
-  std::vector<ReselectState> reselect;  // one per stage; empty when frozen
+  std::vector<Reselector> reselect;  // one per stage; empty when frozen
 
   // Account.
   std::vector<StageReport> stages;
