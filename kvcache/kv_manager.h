@@ -38,7 +38,16 @@ struct KvSegmentSpec {
   int first_layer = 0;
   int num_layers = 0;
   int64_t max_blocks = 0;  // prompt blocks retained in this segment plus blocks of generated tokens
+  // RESELECT scores all keys of a decision layer, which is the last one of its segment: with this
+  // flag that layer's pages are all acquired, whatever SetActiveBlocks says.
+  bool last_layer_full = false;
 };
+
+// A page that outlives its sequence (the prefix cache's handle): one block's slabs in all layers of
+// the segment it was published from, sealed. Copying counts up, the last drop frees the slabs.
+// Copied and dropped by the worker thread only, and dropped before the manager is destroyed.
+class KvPage;
+using KvPageRef = std::shared_ptr<const KvPage>;
 
 // One layer's pages of one sequence, ascending by position. Valid until ReleaseLayer.
 struct KvPages {
@@ -52,6 +61,8 @@ struct KvUse {
   KvSequenceId sequence;
   int first_layer = 0;
   int end_layer = 0;
+  // Pages of lower blocks are only read, so they need no write-back even where they are not sealed.
+  int32_t first_written_block = 0;
 };
 
 // A snapshot for metrics and tests. Slab counts: free + used + cached + held_by_transfer == total
@@ -89,6 +100,7 @@ class KvManager {
     int64_t host_bytes = 0;    // host pool (discrete only)
     bool prefetch = true;      // false: every slab is fetched when asked for (to measure the gain)
     absl::Duration transfer_timeout = absl::Seconds(10);
+    bool poison_freed = false;  // tests: fill freed slabs with 0xFB, so that a stale read shows
   };
 
   virtual ~KvManager() = default;
@@ -106,8 +118,23 @@ class KvManager {
   // RESOURCE_EXHAUSTED with both numbers when fewer slabs are unreserved.
   virtual absl::StatusOr<KvSequenceId> AddSequence(absl::Span<const KvSegmentSpec> segments) = 0;
 
+  // As AddSequence, and segment 0 begins with these pages (ascending, from PublishBlocks of a
+  // sequence whose segment 0 had the same layers, else INVALID_ARGUMENT). They count against
+  // max_blocks but need no reservation.
+  virtual absl::StatusOr<KvSequenceId> AddSequenceWithPrefix(
+      absl::Span<const KvSegmentSpec> segments, absl::Span<const KvPageRef> prefix) = 0;
+
+  // Handles to the sealed pages of blocks [begin_block, end_block) of a segment.
+  // FAILED_PRECONDITION when one of them is not sealed, NOT_FOUND when one is absent.
+  // Pages kept by nobody but such handles are counted as cached; no sequence can reserve their
+  // slabs until the handles are dropped.
+  virtual absl::StatusOr<std::vector<KvPageRef>> PublishBlocks(KvSequenceId sequence, int segment,
+                                                               int32_t begin_block,
+                                                               int32_t end_block) = 0;
+
   // Frees every page and the reservation. Slabs with a copy in flight become free when it ends.
-  // A sequence may be removed at any time between two steps, also with prefetches pending.
+  // A sequence may be removed at any time, also with prefetches pending, but not while one of its
+  // layers is acquired.
   virtual void RemoveSequence(KvSequenceId sequence) = 0;
 
   // Appends empty (zeroed) pages to a segment; ids ascending and above those already there.
@@ -134,7 +161,20 @@ class KvManager {
   virtual void EndStep() = 0;
 
   virtual KvStats stats() const = 0;
+
+  // Rules R1-R6 of the design, recomputed from the tables: INTERNAL with the numbers when one is
+  // broken. Linear in live slabs; for tests and debug builds, after every step.
+  virtual absl::Status CheckInvariants() = 0;
 };
+
+class BlockCopier;
+
+// Builds the manager of `options.tier`. INVALID_ARGUMENT with the value seen when an option is out
+// of range, RESOURCE_EXHAUSTED when the memory cannot be mapped. The clock outlives the manager.
+// `copier` moves slabs in the discrete tier; null: plain memory copies on the service thread.
+absl::StatusOr<std::unique_ptr<KvManager>> CreateKvManager(
+    const KvManager::Options& options, const Clock* clock,
+    std::unique_ptr<BlockCopier> copier = nullptr);
 
 }  // namespace slim
 

@@ -1,0 +1,44 @@
+#include "kvcache/kv_manager.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvcache/block_copier.h"
+#include "kvcache/unified_kv_manager.h"
+
+namespace slim {
+namespace {
+
+absl::Status CheckOptions(const KvManager::Options& o) {
+  constexpr int kMaxDimension = 1 << 16;
+  const KvLayout& l = o.layout;
+  if (!(l.num_kv_heads > 0 && l.num_kv_heads <= kMaxDimension && l.head_dim > 0 &&
+        l.head_dim <= kMaxDimension && l.block_tokens > 0 && l.block_tokens <= kMaxDimension &&
+        l.head_dim % l.pack() == 0 && l.block_tokens % l.pack() == 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("KV layout of ", l.num_kv_heads, " heads, ", l.head_dim, " dims, ",
+                     l.block_tokens, " tokens per block: each must lie in [1, ", kMaxDimension,
+                     "], dims and tokens be multiples of ", l.pack()));
+  }
+  if (!(o.num_layers > 0 && o.num_layers <= kMaxDimension)) {
+    return absl::InvalidArgumentError(absl::StrCat("KV cache of ", o.num_layers, " layers"));
+  }
+  if (!(o.device_bytes >= l.slab_bytes())) {
+    return absl::InvalidArgumentError(absl::StrCat("KV device_bytes ", o.device_bytes,
+                                                   " hold no slab of ", l.slab_bytes(), " bytes"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<KvManager>> CreateKvManager(const KvManager::Options& options,
+                                                           const Clock* clock,
+                                                           std::unique_ptr<BlockCopier> copier) {
+  absl::Status status = CheckOptions(options);
+  if (!status.ok()) return status;
+  if (options.tier == KvTier::kUnified) return UnifiedKvManager::Create(options);
+  return absl::UnimplementedError("discrete KV tier");
+}
+
+}  // namespace slim
