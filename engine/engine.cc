@@ -9,7 +9,8 @@ namespace slim {
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Options& options,
                                                        std::unique_ptr<TensorSource> source,
-                                                       std::unique_ptr<Backend> backend) {
+                                                       std::unique_ptr<Backend> backend,
+                                                       const Clock* clock) {
   SLIM_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(*source));
   KvManager::Options kv_options;
   kv_options.layout = KvLayout{config.num_kv_heads, config.head_dim, options.block_tokens,
@@ -19,7 +20,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Options& options,
   kv_options.device_bytes = options.kv_device_bytes;
   kv_options.host_bytes = options.kv_host_bytes;
   kv_options.prefetch = options.kv_prefetch;
-  SLIM_ASSIGN_OR_RETURN(std::unique_ptr<KvManager> kv, CreateKvManager(kv_options));
+  SLIM_ASSIGN_OR_RETURN(std::unique_ptr<KvManager> kv, CreateKvManager(kv_options, clock));
   SLIM_ASSIGN_OR_RETURN(std::unique_ptr<Llama> model,
                         Llama::Create(*source, config, kv_options.layout, backend.get()));
   return std::unique_ptr<Engine>(new LlamaEngine(options, std::move(source), std::move(backend),

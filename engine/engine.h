@@ -134,10 +134,11 @@ class Engine {
   };
 
   // Loads weights into the backend and sizes the KV manager. `source` may be released afterwards
-  // except where the backend keeps views of it, so it is owned here.
+  // except where the backend keeps views of it, so it is owned here. `clock` outlives the engine.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const Options& options,
                                                         std::unique_ptr<TensorSource> source,
-                                                        std::unique_ptr<Backend> backend);
+                                                        std::unique_ptr<Backend> backend,
+                                                        const Clock* clock);
   virtual ~Engine() = default;
 
   // Thread-safe: fixed after Create.

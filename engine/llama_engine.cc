@@ -48,7 +48,14 @@ std::vector<KvSegmentSpec> LlamaEngine::KvSegments(const SequenceSpec& spec,
                                                    const std::vector<SegmentPlan>& plan) const {
   std::vector<KvSegmentSpec> segments;
   for (const SegmentPlan& s : plan) {
-    segments.push_back({s.first_layer, s.num_layers(), s.num_blocks + GeneratedBlocks(spec)});
+    KvSegmentSpec segment;
+    segment.first_layer = s.first_layer;
+    segment.num_layers = s.num_layers();
+    segment.max_blocks = s.num_blocks + GeneratedBlocks(spec);
+    // Selection during decode scores every key of a decision layer.
+    segment.last_layer_full =
+        spec.pruning.decode_mode == DecodeMode::kReselect && &s != &plan.back();
+    segments.push_back(segment);
   }
   return segments;
 }
@@ -156,7 +163,12 @@ absl::StatusOr<StepResult> LlamaEngine::Step(const StepPlan& plan) {
   std::vector<KvUse> uses;
   for (size_t i = 0; i < items.size(); ++i) {
     SLIM_RETURN_IF_ERROR(AppendPages(items[i], passes[i]));
-    uses.push_back(KvUse{passes[i].kv, passes[i].first_layer, passes[i].last_layer + 1});
+    KvUse use;
+    use.sequence = passes[i].kv;
+    use.first_layer = passes[i].first_layer;
+    use.end_layer = passes[i].last_layer + 1;
+    use.first_written_block = passes[i].positions[0] / options_.block_tokens;
+    uses.push_back(use);
   }
   SLIM_RETURN_IF_ERROR(kv_->BeginStep(uses));
   SLIM_RETURN_IF_ERROR(pass_.Run(
