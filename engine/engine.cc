@@ -13,8 +13,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Options& options,
                                                        const Clock* clock) {
   SLIM_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(*source));
   KvManager::Options kv_options;
-  kv_options.layout = KvLayout{config.num_kv_heads, config.head_dim, options.block_tokens,
-                               backend->info().kv_type};
+  kv_options.layout =
+      KvLayout{config.num_kv_heads, config.head_dim, options.block_tokens, backend->info().kv_type};
   kv_options.num_layers = config.num_layers;
   kv_options.tier = options.kv_tier;
   kv_options.device_bytes = options.kv_device_bytes;

@@ -17,6 +17,12 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool Reselects(const Sequence& sequence) { return !sequence.reselect.empty(); }
 
+// Requests share cached blocks only where what is cached means the same: same tenant, same depth of
+// segment 0, and both with or both without hidden states (a dense segment has none).
+std::string PrefixNamespace(const SequenceSpec& spec, const std::vector<SegmentPlan>& plan) {
+  return absl::StrCat(plan[0].end_layer, plan.size() > 1 ? "p:" : "d:", spec.cache_salt);
+}
+
 }  // namespace
 
 LlamaEngine::LlamaEngine(const Options& options, std::unique_ptr<TensorSource> source,
@@ -27,7 +33,9 @@ LlamaEngine::LlamaEngine(const Options& options, std::unique_ptr<TensorSource> s
       backend_(std::move(backend)),
       model_(std::move(model)),
       kv_(std::move(kv)),
-      pass_(model_.get(), kv_.get()) {}
+      pass_(model_.get(), kv_.get()),
+      prefix_cache_(
+          {options.prefix_cache_bytes, options.block_tokens, kv_->layout().slab_bytes()}) {}
 
 // ---------------------------------------------------------------- sequences
 
@@ -78,14 +86,14 @@ absl::Status LlamaEngine::CheckSpec(const SequenceSpec& spec) const {
   const auto prompt = static_cast<int64_t>(spec.prompt.size());
   if (prompt < 1) return absl::InvalidArgumentError("prompt has 0 tokens, allowed is at least 1");
   if (!(spec.max_new_tokens >= 1 && prompt + spec.max_new_tokens <= config.context_tokens)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("prompt of ", prompt, " tokens and max_tokens ", spec.max_new_tokens,
-                     " exceed the context of ", config.context_tokens, " tokens"));
+    return absl::InvalidArgumentError(absl::StrCat("prompt of ", prompt, " tokens and max_tokens ",
+                                                   spec.max_new_tokens, " exceed the context of ",
+                                                   config.context_tokens, " tokens"));
   }
   for (const int32_t token : spec.prompt) {
     if (!(token >= 0 && token < config.vocab_size)) {
-      return absl::InvalidArgumentError(absl::StrCat("token id ", token, " in the prompt, allowed is 0 to ",
-                                                     config.vocab_size - 1));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "token id ", token, " in the prompt, allowed is 0 to ", config.vocab_size - 1));
     }
   }
   return ValidateSchedule(spec.pruning, config.num_layers, options_.block_tokens,
@@ -95,13 +103,61 @@ absl::Status LlamaEngine::CheckSpec(const SequenceSpec& spec) const {
 absl::StatusOr<SequenceId> LlamaEngine::Add(SequenceSpec spec) {
   SLIM_RETURN_IF_ERROR(CheckSpec(spec));
   std::vector<SegmentPlan> plan = Plan(spec.pruning, static_cast<int64_t>(spec.prompt.size()));
-  SLIM_ASSIGN_OR_RETURN(const KvSequenceId kv, kv_->AddSequence(KvSegments(spec, plan)));
+  PrefixCache::Hit hit;
+  const bool use_cache = options_.prefix_cache_bytes > 0 && !spec.bypass_prefix_cache;
+  if (use_cache) {
+    // The last token is always computed: its logits are what the request is about.
+    const auto reusable = static_cast<int64_t>(spec.prompt.size()) - 1;
+    hit = prefix_cache_.Lookup(PrefixNamespace(spec, plan), spec.prompt, reusable);
+    prefix_query_tokens_ += static_cast<int64_t>(spec.prompt.size());
+    prefix_hit_tokens_ += hit.tokens;
+  }
   const SequenceId id{next_id_++};
   auto sequence = std::make_unique<Sequence>(id, std::move(spec), std::move(plan),
                                              options_.block_tokens, model_->config().vocab_size);
-  sequence->kv = kv;
+  if (hit.tokens > 0 && !sequence->last_segment()) {
+    SLIM_RETURN_IF_ERROR(AllocateBoundary(*sequence));
+    SLIM_RETURN_IF_ERROR(prefix_cache_.CopyHidden(hit, sequence->boundary_view, *backend_));
+  }
+  sequence->cached_tokens = hit.tokens;
+  sequence->next_row = hit.tokens;
+  SLIM_ASSIGN_OR_RETURN(sequence->kv,
+                        ReserveKv(KvSegments(sequence->spec, sequence->plan), hit.pages));
   sequences_.emplace(id, std::move(sequence));
   return id;
+}
+
+absl::StatusOr<KvSequenceId> LlamaEngine::ReserveKv(absl::Span<const KvSegmentSpec> segments,
+                                                    absl::Span<const KvPageRef> prefix) {
+  while (true) {
+    absl::StatusOr<KvSequenceId> kv = kv_->AddSequenceWithPrefix(segments, prefix);
+    // What the cache holds is only borrowed room: a request that needs it gets it.
+    if (kv.ok() || !absl::IsResourceExhausted(kv.status()) || !prefix_cache_.EvictOldest()) {
+      return kv;
+    }
+  }
+}
+
+absl::Status LlamaEngine::AllocateBoundary(Sequence& sequence) {
+  const int64_t rows = sequence.plan[0].num_tokens;
+  const int64_t width = model_->config().width;
+  SLIM_ASSIGN_OR_RETURN(sequence.boundary,
+                        backend_->Allocate(rows * width * static_cast<int64_t>(sizeof(float))));
+  sequence.boundary_view = TensorView{sequence.boundary.data(), rows, width};
+  return absl::OkStatus();
+}
+
+absl::Status LlamaEngine::PublishPrefix(Sequence& sequence) {
+  const SequenceSpec& spec = sequence.spec;
+  if (options_.prefix_cache_bytes == 0 || spec.bypass_prefix_cache) return absl::OkStatus();
+  const int64_t first = sequence.cached_tokens / options_.block_tokens;
+  const int64_t end = sequence.prompt_tokens() / options_.block_tokens;
+  if (first >= end) return absl::OkStatus();
+  SLIM_ASSIGN_OR_RETURN(
+      const std::vector<KvPageRef> pages,
+      kv_->PublishBlocks(sequence.kv, 0, static_cast<int32_t>(first), static_cast<int32_t>(end)));
+  return prefix_cache_.Insert(PrefixNamespace(spec, sequence.plan), spec.prompt, first, pages,
+                              sequence.plan[0].num_layers(), sequence.boundary_view, *backend_);
 }
 
 void LlamaEngine::Remove(SequenceId id) {
@@ -116,8 +172,7 @@ PrefillWork LlamaEngine::NextPrefill(SequenceId id) const {
   const double query_cols = static_cast<double>(c.num_heads) * c.head_dim;
   const double kv_cols = static_cast<double>(c.num_kv_heads) * c.head_dim;
   // Multiply-adds of one row in one layer's linear work, and of attention to one key.
-  const double linear =
-      c.width * (2 * query_cols + 2 * kv_cols) + 3.0 * c.width * c.ffn_width;
+  const double linear = c.width * (2 * query_cols + 2 * kv_cols) + 3.0 * c.width * c.ffn_width;
   const double attention = 2 * query_cols * static_cast<double>(sequence.next_row);
   PrefillWork work;
   work.rows = sequence.current().num_tokens - sequence.next_row;
@@ -133,6 +188,8 @@ SequenceReport LlamaEngine::Report(SequenceId id) const {
 EngineStats LlamaEngine::stats() const {
   EngineStats stats;
   stats.kv = kv_->stats();
+  stats.prefix_cache_query_tokens = prefix_query_tokens_;
+  stats.prefix_cache_hit_tokens = prefix_hit_tokens_;
   return stats;
 }
 
@@ -171,10 +228,10 @@ absl::StatusOr<StepResult> LlamaEngine::Step(const StepPlan& plan) {
     uses.push_back(use);
   }
   SLIM_RETURN_IF_ERROR(kv_->BeginStep(uses));
-  SLIM_RETURN_IF_ERROR(pass_.Run(
-      absl::MakeSpan(passes), [&](int layer, int item, TensorView query, const KvPages& pages) {
-        return AfterLayer(items[item], layer, query, pages);
-      }));
+  SLIM_RETURN_IF_ERROR(pass_.Run(absl::MakeSpan(passes),
+                                 [&](int layer, int item, TensorView query, const KvPages& pages) {
+                                   return AfterLayer(items[item], layer, query, pages);
+                                 }));
   for (size_t i = 0; i < items.size(); ++i) items[i].status = pass_.item_status()[i];
   for (size_t i = 0; i < items.size(); ++i) {
     if (!items[i].decode && items[i].status.ok()) {
@@ -239,15 +296,9 @@ absl::Status LlamaEngine::FinishPrefillChunk(StepItem& item, const PassItem& pas
   Sequence& sequence = *item.sequence;
   const SegmentPlan& segment = sequence.current();
   if (!sequence.last_segment()) {
-    // The rows become the boundary's rows [next_row, ...): they come from rows at or after these, so
-    // nothing that is still needed is overwritten.
-    if (sequence.boundary.data() == nullptr) {
-      const int64_t width = model_->config().width;
-      SLIM_ASSIGN_OR_RETURN(sequence.boundary,
-                            backend_->Allocate(segment.num_tokens * width *
-                                               static_cast<int64_t>(sizeof(float))));
-      sequence.boundary_view = TensorView{sequence.boundary.data(), segment.num_tokens, width};
-    }
+    // The rows become the boundary's rows [next_row, ...): they come from rows at or after these,
+    // so nothing that is still needed is overwritten.
+    if (sequence.boundary.data() == nullptr) SLIM_RETURN_IF_ERROR(AllocateBoundary(sequence));
     std::vector<int64_t> from(item.rows), to(item.rows);
     for (int64_t r = 0; r < item.rows; ++r) {
       from[r] = pass.first_home_row + r;
@@ -258,6 +309,7 @@ absl::Status LlamaEngine::FinishPrefillChunk(StepItem& item, const PassItem& pas
   sequence.next_row += item.rows;
   SealWritten(sequence, sequence.segment, sequence.next_row);
   if (sequence.next_row < segment.num_tokens) return absl::OkStatus();
+  if (sequence.segment == 0) SLIM_RETURN_IF_ERROR(PublishPrefix(sequence));
   if (!sequence.last_segment()) {
     const absl::Status decided = Decide(sequence);
     // A lost block or a NaN score ends this sequence only.
@@ -266,6 +318,7 @@ absl::Status LlamaEngine::FinishPrefillChunk(StepItem& item, const PassItem& pas
   }
   sequence.prefill_done = true;
   sequence.boundary = Buffer();
+  sequence.boundary_view = TensorView{};
   return absl::OkStatus();
 }
 
@@ -310,7 +363,7 @@ absl::Status LlamaEngine::Decide(Sequence& sequence) {
   const std::vector<int32_t> forced =
       ForcedBlocks(schedule, options_.block_tokens, sequence.prompt_tokens());
   absl::Status status;
-  absl::StatusOr<std::vector<float>> scores = ComputeScores(schedule, args, *backend_);
+  absl::StatusOr<std::vector<float>> scores = ComputeScores(schedule, args, backend_.get());
   absl::StatusOr<std::vector<int32_t>> kept = scores.status();
   if (scores.ok()) kept = SelectBlocks(pages.block_ids, *scores, forced, next.num_blocks);
   if (kept.ok()) status = StartReselect(sequence, stage, args, *kept, forced);
@@ -352,7 +405,7 @@ absl::Status LlamaEngine::StartReselect(Sequence& sequence, int stage, BlockScor
   for (int64_t w = 0; w < window.rows; ++w) {
     args.queries = TensorView{window.f32() + w * window.cols, 1, window.cols};
     args.positions = positions.subspan(w, 1);
-    SLIM_RETURN_IF_ERROR(sequence.reselect[stage].AddQuery(args, *backend_));
+    SLIM_RETURN_IF_ERROR(sequence.reselect[stage].AddQuery(args, backend_.get()));
   }
   return sequence.reselect[stage].Update().status();
 }
@@ -380,14 +433,14 @@ absl::Status LlamaEngine::AfterLayer(StepItem& item, int layer, TensorView query
       args.slabs.remove_suffix(1);
     }
     Reselector& reselector = sequence.reselect[stage];
-    absl::Status status = reselector.AddQuery(args, *backend_);
+    absl::Status status = reselector.AddQuery(args, backend_.get());
     if (status.ok()) {
       const absl::StatusOr<bool> changed = reselector.Update();
       status = changed.status();
       if (changed.ok() && *changed) {
         ++sequence.reselect_swaps;
-        status = kv_->SetActiveBlocks(sequence.kv, static_cast<int>(stage) + 1,
-                                      reselector.active());
+        status =
+            kv_->SetActiveBlocks(sequence.kv, static_cast<int>(stage) + 1, reselector.active());
       }
     }
     if (!status.ok()) item.status = status;

@@ -4,6 +4,7 @@
 #ifndef ENGINE_LLAMA_ENGINE_H_
 #define ENGINE_LLAMA_ENGINE_H_
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "engine/engine.h"
 #include "engine/model/llama.h"
 #include "engine/packed_pass.h"
+#include "engine/prefix_cache.h"
 #include "engine/sequence.h"
 
 namespace slim {
@@ -39,7 +41,6 @@ class LlamaEngine final : public Engine {
   absl::Status CopyLastLogits(SequenceId sequence, absl::Span<float> logits) override;
   void ForceToken(SequenceId sequence, int32_t token) override;
 
-
  private:
   struct StepItem {
     Sequence* sequence = nullptr;
@@ -53,6 +54,10 @@ class LlamaEngine final : public Engine {
   int64_t GeneratedBlocks(const SequenceSpec& spec) const;
   std::vector<KvSegmentSpec> KvSegments(const SequenceSpec& spec,
                                         const std::vector<SegmentPlan>& plan) const;
+  absl::StatusOr<KvSequenceId> ReserveKv(absl::Span<const KvSegmentSpec> segments,
+                                         absl::Span<const KvPageRef> prefix);
+  absl::Status AllocateBoundary(Sequence& sequence);
+  absl::Status PublishPrefix(Sequence& sequence);
   absl::Status CheckSpec(const SequenceSpec& spec) const;
 
   // The phases of a step.
@@ -73,6 +78,9 @@ class LlamaEngine final : public Engine {
   const std::unique_ptr<Llama> model_;
   const std::unique_ptr<KvManager> kv_;
   PackedPass pass_;
+  PrefixCache prefix_cache_;
+  std::atomic<int64_t> prefix_query_tokens_{0};
+  std::atomic<int64_t> prefix_hit_tokens_{0};
   uint64_t next_id_ = 1;
   absl::flat_hash_map<SequenceId, std::unique_ptr<Sequence>> sequences_;
 

@@ -33,9 +33,9 @@ absl::Status PackedPass::EnterRows(absl::Span<PassItem> items) {
     if (item.hidden_rows.empty()) {
       SLIM_RETURN_IF_ERROR(model_->Embed(item.tokens, target));
     } else {
-      SLIM_RETURN_IF_ERROR(model_->backend().CopyRows(
-          item.hidden, item.hidden_rows, target,
-          absl::MakeConstSpan(packed_index_).subspan(0, item.rows())));
+      SLIM_RETURN_IF_ERROR(
+          model_->backend().CopyRows(item.hidden, item.hidden_rows, target,
+                                     absl::MakeConstSpan(packed_index_).subspan(0, item.rows())));
     }
   }
   return absl::OkStatus();

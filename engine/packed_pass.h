@@ -1,9 +1,9 @@
 // One pass of packed rows through the layers: which rows are active at which layer, where their
 // hidden states lie, and which pages they read and write.
 //
-// An item is the work of one sequence in a step: a chunk of prompt rows for layers [first, last], or
-// one decode row for all layers. Items with different layer ranges share every layer they have in
-// common; nothing is padded. Thread rule: only the worker thread.
+// An item is the work of one sequence in a step: a chunk of prompt rows for layers [first, last],
+// or one decode row for all layers. Items with different layer ranges share every layer they have
+// in common; nothing is padded. Thread rule: only the worker thread.
 #ifndef ENGINE_PACKED_PASS_H_
 #define ENGINE_PACKED_PASS_H_
 
@@ -43,8 +43,8 @@ struct PassItem {
 
 class PackedPass {
  public:
-  // Called after a layer for each item that computed queries in it, while the layer's pages are still
-  // held: item index, the rotated queries of its last row [1, heads * head_dim], the pages.
+  // Called after a layer for each item that computed queries in it, while the layer's pages are
+  // still held: item index, the rotated queries of its last row [1, heads * head_dim], the pages.
   using LayerHook =
       std::function<absl::Status(int layer, int item, TensorView query, const KvPages& pages)>;
 
@@ -87,11 +87,11 @@ class PackedPass {
   int64_t reserved_rows_ = 0;
   TensorView home_view_;
   std::vector<absl::Status> item_status_;
-  std::vector<RowRun> runs_;              // of the packed rows
-  std::vector<int64_t> packed_home_;    // home row of each packed row
-  std::vector<int64_t> packed_index_;   // 0, 1, 2, ...
-  std::vector<int32_t> positions_;      // of each packed row
-  std::vector<KvPages> pages_;          // per item, at the current layer
+  std::vector<RowRun> runs_;           // of the packed rows
+  std::vector<int64_t> packed_home_;   // home row of each packed row
+  std::vector<int64_t> packed_index_;  // 0, 1, 2, ...
+  std::vector<int32_t> positions_;     // of each packed row
+  std::vector<KvPages> pages_;         // per item, at the current layer
   std::vector<KvSlot> slots_;
   std::vector<AttentionSequence> sequences_;
 };

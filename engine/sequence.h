@@ -1,6 +1,6 @@
 // The state of one sequence inside the engine: its plan, how far its prefill has come, the hidden
-// states between two segments, and what it has generated. Private to the engine; plain data with the
-// arithmetic of rows and blocks. Thread rule: only the worker thread.
+// states between two segments, and what it has generated. Private to the engine; plain data with
+// the arithmetic of rows and blocks. Thread rule: only the worker thread.
 #ifndef ENGINE_SEQUENCE_H_
 #define ENGINE_SEQUENCE_H_
 
@@ -28,17 +28,17 @@ struct Sequence {
 
   // Prefill cursor. R_s of the current segment and where each block lies in R_{s-1}.
   int segment = 0;
-  int64_t next_row = 0;                 // rows of the segment that are done
+  int64_t next_row = 0;                      // rows of the segment that are done
   std::vector<std::vector<int32_t>> blocks;  // R_0, R_1, ... as far as decided
-  std::vector<int32_t> source_block;    // index in R_{s-1} of each block of R_s; empty for s = 0
+  std::vector<int32_t> source_block;  // index in R_{s-1} of each block of R_s; empty for s = 0
   bool prefill_done = false;
-  Buffer boundary;                      // X: hidden states at the input of the decision layer
-  TensorView boundary_view;             // [rows of the segment before or n, d]
+  Buffer boundary;           // X: hidden states at the input of the decision layer
+  TensorView boundary_view;  // [rows of the segment before or n, d]
 
   // Generation.
   Sampler sampler;
-  int32_t last_token = -1;    // sampled, not yet fed
-  int64_t generated = 0;      // sampled tokens
+  int32_t last_token = -1;           // sampled, not yet fed
+  int64_t generated = 0;             // sampled tokens
   std::vector<Reselector> reselect;  // one per stage; empty when frozen
 
   // Account.

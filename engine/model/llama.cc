@@ -27,8 +27,7 @@ absl::StatusOr<std::unique_ptr<Llama>> Llama::Create(const TensorSource& source,
   rope.base = config.rope_base;
   rope.neighbouring_pairs = config.rope_neighbouring_pairs;
   rope.frequency_factors = config.rope_frequency_factors;
-  SLIM_RETURN_IF_ERROR(
-      backend->Configure(layout, config.num_heads, rope, config.context_tokens));
+  SLIM_RETURN_IF_ERROR(backend->Configure(layout, config.num_heads, rope, config.context_tokens));
   SLIM_ASSIGN_OR_RETURN(model->weights_, LoadWeights(source, config, *backend));
   return model;
 }
@@ -87,8 +86,7 @@ absl::Status Llama::ComputeQkv(int layer, const LayerBatch& batch) {
         backend_->RopeAndStoreKv(k, v, batch.positions.subspan(batch.finish_rows), batch.slots));
   }
   if (queries_.rows > 0) {
-    SLIM_RETURN_IF_ERROR(
-        backend_->Rope(queries_, batch.positions.subspan(0, queries_.rows)));
+    SLIM_RETURN_IF_ERROR(backend_->Rope(queries_, batch.positions.subspan(0, queries_.rows)));
   }
   return absl::OkStatus();
 }
@@ -104,22 +102,22 @@ absl::Status Llama::RunLayer(int layer, const LayerBatch& batch) {
 
   const TensorView hidden = Rows(batch.hidden, 0, rows);
   const TensorView attention{attention_.data(), rows, queries_.cols};
-  SLIM_RETURN_IF_ERROR(backend_->Attention(queries_, batch.positions.subspan(0, rows),
-                                           batch.sequences, attention));
+  SLIM_RETURN_IF_ERROR(
+      backend_->Attention(queries_, batch.positions.subspan(0, rows), batch.sequences, attention));
   LinearInput heads;
   heads.x = attention;
-  SLIM_RETURN_IF_ERROR(
-      backend_->Linear(heads, {LinearOutput{w.output.get(), hidden, /*accumulate=*/true, nullptr}}));
+  SLIM_RETURN_IF_ERROR(backend_->Linear(
+      heads, {LinearOutput{w.output.get(), hidden, /*accumulate=*/true, nullptr}}));
 
   LinearInput activated;
   activated.kind = LinearInput::Kind::kSwiGlu;
   activated.x = TensorView{gate_.data(), rows, config_.ffn_width};
   activated.up = TensorView{up_.data(), rows, config_.ffn_width};
-  SLIM_RETURN_IF_ERROR(backend_->Linear(
-      Normed(hidden, w.ffn_norm), {LinearOutput{w.gate.get(), activated.x, false, nullptr},
-                                   LinearOutput{w.up.get(), activated.up, false, nullptr}}));
-  return backend_->Linear(
-      activated, {LinearOutput{w.down.get(), hidden, /*accumulate=*/true, nullptr}});
+  SLIM_RETURN_IF_ERROR(backend_->Linear(Normed(hidden, w.ffn_norm),
+                                        {LinearOutput{w.gate.get(), activated.x, false, nullptr},
+                                         LinearOutput{w.up.get(), activated.up, false, nullptr}}));
+  return backend_->Linear(activated,
+                          {LinearOutput{w.down.get(), hidden, /*accumulate=*/true, nullptr}});
 }
 
 absl::Status Llama::Queries(int layer, TensorView hidden, absl::Span<const int32_t> positions,

@@ -27,8 +27,8 @@ struct LayerBatch {
   int64_t finish_rows = 0;
   int64_t full_rows = 0;
   int64_t kv_only_rows = 0;
-  absl::Span<const int32_t> positions;           // of every row
-  absl::Span<const KvSlot> slots;                // of the full and kv_only rows
+  absl::Span<const int32_t> positions;            // of every row
+  absl::Span<const KvSlot> slots;                 // of the full and kv_only rows
   absl::Span<const AttentionSequence> sequences;  // over the finish and full rows, in order
   int64_t query_rows() const { return finish_rows + full_rows; }
   int64_t kv_rows() const { return full_rows + kv_only_rows; }
@@ -49,7 +49,8 @@ class Llama {
   absl::Status RunLayer(int layer, const LayerBatch& batch);
   TensorView queries() const { return queries_; }
 
-  // Rotated queries of `layer` for rows of hidden states at its input: out [rows, heads * head_dim].
+  // Rotated queries of `layer` for rows of hidden states at its input: out [rows, heads *
+  // head_dim].
   absl::Status Queries(int layer, TensorView hidden, absl::Span<const int32_t> positions,
                        TensorView out);
 

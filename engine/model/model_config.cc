@@ -30,8 +30,8 @@ absl::StatusOr<double> ReadPositive(const TensorSource& source, const std::strin
   if (!source.HasKey(key)) return fallback;
   SLIM_ASSIGN_OR_RETURN(const double value, source.GetFloat(key));
   if (!(value > 0 && value <= high)) {
-    return absl::InvalidArgumentError(absl::StrCat("model metadata ", key, " is ", value,
-                                                   ", allowed is above 0 up to ", high));
+    return absl::InvalidArgumentError(
+        absl::StrCat("model metadata ", key, " is ", value, ", allowed is above 0 up to ", high));
   }
   return value;
 }
@@ -40,13 +40,12 @@ absl::Status ReadRope(const TensorSource& source, const std::string& prefix, Mod
   SLIM_ASSIGN_OR_RETURN(const double base,
                         ReadPositive(source, prefix + "rope.freq_base", 10000.0, 1e12));
   config.rope_base = static_cast<float>(base);
-  SLIM_ASSIGN_OR_RETURN(const int64_t rotary,
-                        ReadIntOr(source, prefix + "rope.dimension_count", config.head_dim, 2,
-                                  config.head_dim));
+  SLIM_ASSIGN_OR_RETURN(const int64_t rotary, ReadIntOr(source, prefix + "rope.dimension_count",
+                                                        config.head_dim, 2, config.head_dim));
   if (rotary % 2 != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("model metadata ", prefix, "rope.dimension_count is ", rotary,
-                     ", allowed is an even number"));
+    return absl::InvalidArgumentError(absl::StrCat("model metadata ", prefix,
+                                                   "rope.dimension_count is ", rotary,
+                                                   ", allowed is an even number"));
   }
   config.rotary_dims = static_cast<int>(rotary);
   const std::string scaling_key = prefix + "rope.scaling.type";
@@ -79,9 +78,8 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const TensorSource& source) {
                         ReadInt(source, prefix + "embedding_length", 1, 1 << 17));
   SLIM_ASSIGN_OR_RETURN(const int64_t heads,
                         ReadInt(source, prefix + "attention.head_count", 1, 1024));
-  SLIM_ASSIGN_OR_RETURN(
-      const int64_t kv_heads,
-      ReadIntOr(source, prefix + "attention.head_count_kv", heads, 1, heads));
+  SLIM_ASSIGN_OR_RETURN(const int64_t kv_heads,
+                        ReadIntOr(source, prefix + "attention.head_count_kv", heads, 1, heads));
   SLIM_ASSIGN_OR_RETURN(const int64_t ffn,
                         ReadInt(source, prefix + "feed_forward_length", 1, 1 << 20));
   SLIM_ASSIGN_OR_RETURN(config.context_tokens,
@@ -92,13 +90,12 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const TensorSource& source) {
                                                    ", allowed is a divisor of head_count ", heads));
   }
   if (!source.HasKey(prefix + "attention.key_length") && width % heads != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("model metadata ", prefix,
-                                                   "embedding_length is ", width,
-                                                   ", allowed is a multiple of head_count ", heads));
+    return absl::InvalidArgumentError(
+        absl::StrCat("model metadata ", prefix, "embedding_length is ", width,
+                     ", allowed is a multiple of head_count ", heads));
   }
-  SLIM_ASSIGN_OR_RETURN(
-      const int64_t head_dim,
-      ReadIntOr(source, prefix + "attention.key_length", width / heads, 1, 1024));
+  SLIM_ASSIGN_OR_RETURN(const int64_t head_dim,
+                        ReadIntOr(source, prefix + "attention.key_length", width / heads, 1, 1024));
   if (head_dim % 2 != 0 || head_dim < 2) {
     return absl::InvalidArgumentError(
         absl::StrCat("head dimension is ", head_dim, ", allowed is an even number"));

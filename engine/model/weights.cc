@@ -8,8 +8,7 @@ namespace {
 
 class WeightLoader {
  public:
-  WeightLoader(const TensorSource& source, Backend& backend)
-      : source_(source), backend_(backend) {}
+  WeightLoader(const TensorSource& source, Backend& backend) : source_(source), backend_(backend) {}
 
   absl::StatusOr<std::unique_ptr<LinearWeight>> Matrix(const std::string& name, int64_t rows,
                                                        int64_t cols) {

@@ -14,10 +14,10 @@
 namespace slim {
 
 struct LayerWeights {
-  Buffer attention_norm;                // [d]
-  std::unique_ptr<LinearWeight> query;  // [H D, d]
-  std::unique_ptr<LinearWeight> key;    // [G D, d]
-  std::unique_ptr<LinearWeight> value;  // [G D, d]
+  Buffer attention_norm;                    // [d]
+  std::unique_ptr<LinearWeight> query;      // [H D, d]
+  std::unique_ptr<LinearWeight> key;        // [G D, d]
+  std::unique_ptr<LinearWeight> value;      // [G D, d]
   Buffer query_bias, key_bias, value_bias;  // empty when the model has none
   std::unique_ptr<LinearWeight> output;     // [d, H D]
   Buffer ffn_norm;                          // [d]
@@ -36,8 +36,9 @@ struct ModelWeights {
   const LinearWeight& lm_head() const { return head != nullptr ? *head : *embedding; }
 };
 
-// Checks every shape against the config and hands each tensor to the backend; pages of the file that
-// were packed are released on the way. NOT_FOUND names a missing tensor, INVALID_ARGUMENT a shape.
+// Checks every shape against the config and hands each tensor to the backend; pages of the file
+// that were packed are released on the way. NOT_FOUND names a missing tensor, INVALID_ARGUMENT a
+// shape.
 absl::StatusOr<ModelWeights> LoadWeights(const TensorSource& source, const ModelConfig& config,
                                          Backend& backend);
 

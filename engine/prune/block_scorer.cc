@@ -30,7 +30,7 @@ uint64_t FoldWord(uint64_t digest, uint64_t word) {
 }  // namespace
 
 absl::StatusOr<std::vector<float>> ComputeScores(const PruneSchedule& schedule,
-                                                 const BlockScoreArgs& args, Backend& backend) {
+                                                 const BlockScoreArgs& args, Backend* backend) {
   std::vector<float> scores(args.block_ids.size());
   if (schedule.score_kind == ScoreKind::kRecency) {
     for (size_t i = 0; i < scores.size(); ++i) scores[i] = static_cast<float>(args.block_ids[i]);
@@ -40,7 +40,7 @@ absl::StatusOr<std::vector<float>> ComputeScores(const PruneSchedule& schedule,
       scores[i] = static_cast<float>(bits >> 40) * 0x1p-24f;
     }
   } else {
-    SLIM_RETURN_IF_ERROR(backend.ScoreBlocks(args, absl::MakeSpan(scores)));
+    SLIM_RETURN_IF_ERROR(backend->ScoreBlocks(args, absl::MakeSpan(scores)));
     if (schedule.dilation) Dilate(args.block_ids, scores);
   }
   return scores;

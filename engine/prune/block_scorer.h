@@ -1,6 +1,7 @@
 // From keys and queries of the decision layer to the set of blocks that stay.
 //
-// Scores (SlimInfer, arXiv 2508.06447, and the window score of this project); p is the decision layer:
+// Scores (SlimInfer, arXiv 2508.06447, and the window score of this project); p is the decision
+// layer:
 //   krep[u, kv]  = mean of the keys of unit u (8 tokens of a block), after RoPE
 //   qbar[h]      = mean of the window's queries, after RoPE
 //   unit_max     = max over the block's units u of (1/H) sum_h | qbar[h] . krep[u, h / g] |
@@ -29,12 +30,13 @@
 
 namespace slim {
 
-// Scores of the blocks args.block_ids: by the backend, or here for recency and random.
+// Scores of the blocks args.block_ids: by the backend, or here for recency and random, for which
+// `backend` may be null.
 absl::StatusOr<std::vector<float>> ComputeScores(const PruneSchedule& schedule,
-                                                 const BlockScoreArgs& args, Backend& backend);
+                                                 const BlockScoreArgs& args, Backend* backend);
 
-// score[b] = max(score[b], score[b-1] / 2, score[b+1] / 2) over neighbouring block ids that are in the
-// set; what is missing raises nothing.
+// score[b] = max(score[b], score[b-1] / 2, score[b+1] / 2) over neighbouring block ids that are in
+// the set; what is missing raises nothing.
 void Dilate(absl::Span<const int32_t> block_ids, std::vector<float>& scores);
 
 // The forced blocks plus the best of the others, `num_blocks` in all, ascending. `forced` is
@@ -44,7 +46,8 @@ absl::StatusOr<std::vector<int32_t>> SelectBlocks(absl::Span<const int32_t> bloc
                                                   absl::Span<const int32_t> forced,
                                                   int64_t num_blocks);
 
-// Folds one decision into a digest (64-bit FNV-1a over layer and block ids). Start with kDigestSeed.
+// Folds one decision into a digest (64-bit FNV-1a over layer and block ids). Start with
+// kDigestSeed.
 inline constexpr uint64_t kDigestSeed = 0xcbf29ce484222325ull;
 uint64_t FoldDigest(uint64_t digest, int layer, absl::Span<const int32_t> block_ids);
 std::string DigestText(uint64_t digest);  // 16 hex digits

@@ -17,10 +17,13 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::pair<ScoreKind, const char*> kScoreKinds[] = {
-    {ScoreKind::kUnitMax, "unit_max"},   {ScoreKind::kUnitSigned, "unit_signed"},
-    {ScoreKind::kMeanPool, "mean_pool"}, {ScoreKind::kMaxPool, "max_pool"},
+    {ScoreKind::kUnitMax, "unit_max"},
+    {ScoreKind::kUnitSigned, "unit_signed"},
+    {ScoreKind::kMeanPool, "mean_pool"},
+    {ScoreKind::kMaxPool, "max_pool"},
     {ScoreKind::kWindowAttention, "window_attention"},
-    {ScoreKind::kRecency, "recency"},    {ScoreKind::kRandom, "random"},
+    {ScoreKind::kRecency, "recency"},
+    {ScoreKind::kRandom, "random"},
 };
 
 absl::Status KeyError(absl::string_view key, const std::string& seen, absl::string_view allowed) {
@@ -43,8 +46,8 @@ absl::Status CheckKeys(const Json& object, absl::string_view where,
 }
 
 template <typename T>
-absl::Status ReadInt(const Json& object, const char* key, int64_t low, int64_t high,
-                     bool required, T& out) {
+absl::Status ReadInt(const Json& object, const char* key, int64_t low, int64_t high, bool required,
+                     T& out) {
   if (!object.contains(key)) {
     return required ? KeyError(key, "missing", "required") : absl::OkStatus();
   }
@@ -118,8 +121,7 @@ absl::string_view ScoreKindName(ScoreKind kind) {
 
 bool PruneProfile::Matches(const ModelConfig& config) const {
   return architecture == config.architecture && num_layers == config.num_layers &&
-         width == config.width && num_heads == config.num_heads &&
-         vocab_size == config.vocab_size;
+         width == config.width && num_heads == config.num_heads && vocab_size == config.vocab_size;
 }
 
 PruneSchedule PruneProfile::ScheduleFor(int64_t num_tokens) const {
@@ -127,9 +129,9 @@ PruneSchedule PruneProfile::ScheduleFor(int64_t num_tokens) const {
   schedule.profile = name;
   for (const ProfileStage& stage : stages) {
     schedule.stages.push_back(
-        {stage.layer, RoundUp(static_cast<double>(stage.tokens) +
-                                  stage.ratio * static_cast<double>(num_tokens),
-                              block_tokens)});
+        {stage.layer,
+         RoundUp(static_cast<double>(stage.tokens) + stage.ratio * static_cast<double>(num_tokens),
+                 block_tokens)});
   }
   return schedule;
 }
@@ -137,10 +139,10 @@ PruneSchedule PruneProfile::ScheduleFor(int64_t num_tokens) const {
 absl::StatusOr<PruneProfile> ParseProfile(absl::string_view text) {
   const Json root = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
   if (root.is_discarded()) return absl::InvalidArgumentError("profile is not valid JSON");
-  SLIM_RETURN_IF_ERROR(CheckKeys(root, "profile",
-                                 {"name", "model", "block_tokens", "stages", "score",
-                                  "window_tokens", "dilation", "sink_blocks", "local_tokens",
-                                  "min_prompt_tokens"}));
+  SLIM_RETURN_IF_ERROR(
+      CheckKeys(root, "profile",
+                {"name", "model", "block_tokens", "stages", "score", "window_tokens", "dilation",
+                 "sink_blocks", "local_tokens", "min_prompt_tokens"}));
   PruneProfile profile;
   SLIM_RETURN_IF_ERROR(ReadString(root, "name", profile.name));
   if (!root.contains("model")) return KeyError("model", "missing", "required");

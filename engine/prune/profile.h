@@ -4,14 +4,14 @@
 // File format, JSON:
 //   {
 //     "name": "smollm2-135m",          shown in reports
-//     "model": {"architecture": "llama", "layers": 30, "width": 576, "heads": 9, "vocabulary": 49152},
-//     "block_tokens": 32,               32 or 64: size of a block, and of a KV page
+//     "model": {"architecture": "llama", "layers": 30, "width": 576, "heads": 9, "vocabulary":
+//     49152}, "block_tokens": 32,               32 or 64: size of a block, and of a KV page
 //     "stages": [                       in order; a stage keeps tokens + ratio * n prompt tokens,
 //       {"layer": 8, "tokens": 768, "ratio": 0.05}, ...    rounded up to whole blocks
 //     ],
-//     "score": "window_attention",      unit_max, unit_signed, mean_pool, max_pool, window_attention
-//     "window_tokens": 24, "dilation": true, "sink_blocks": 1, "local_tokens": 128,
-//     "min_prompt_tokens": 1024         shorter prompts are not pruned
+//     "score": "window_attention",      unit_max, unit_signed, mean_pool, max_pool,
+//     window_attention "window_tokens": 24, "dilation": true, "sink_blocks": 1, "local_tokens":
+//     128, "min_prompt_tokens": 1024         shorter prompts are not pruned
 //   }
 // "layer" is the first layer that sees the smaller set; the layer before it decides. A key that is
 // not listed here is an error, so is a missing one of name, model, stages. Plain values.
@@ -62,12 +62,12 @@ absl::StatusOr<PruneProfile> ReadProfile(const std::string& path);
 // The built-in profile of this model, if there is one.
 absl::optional<PruneProfile> BuiltInProfile(const ModelConfig& config);
 
-// The published schedule for a model of this depth: layers floor(L/3), twice that, L - 2; budgets 8192,
-// 4096, 2048 tokens (Qwen2.5-7B: 12288, 6144, 4096), unit_max over a window of 4 queries.
+// The published schedule for a model of this depth: layers floor(L/3), twice that, L - 2; budgets
+// 8192, 4096, 2048 tokens (Qwen2.5-7B: 12288, 6144, 4096), unit_max over a window of 4 queries.
 PruneSchedule PaperSchedule(const ModelConfig& config);
 
-// Budgets ratio n, ratio n / 2, ratio n / 4, rounded up to whole blocks, at the profile's layers and
-// by its score where the model has a profile, else as PaperSchedule.
+// Budgets ratio n, ratio n / 2, ratio n / 4, rounded up to whole blocks, at the profile's layers
+// and by its score where the model has a profile, else as PaperSchedule.
 PruneSchedule RatioSchedule(double ratio, int64_t num_tokens, int block_tokens,
                             const ModelConfig& config, const PruneProfile* profile);
 

@@ -28,8 +28,8 @@ std::vector<int32_t> ForcedBlocks(const PruneSchedule& schedule, int block_token
                                   int64_t num_tokens) {
   const int64_t blocks = CeilDiv(num_tokens, block_tokens);
   const int64_t sink = std::min<int64_t>(schedule.sink_blocks, blocks);
-  const int64_t local = std::min(
-      num_tokens, std::max<int64_t>(schedule.local_tokens, schedule.window_tokens));
+  const int64_t local =
+      std::min(num_tokens, std::max<int64_t>(schedule.local_tokens, schedule.window_tokens));
   const int64_t first_local = std::max(sink, (num_tokens - local) / block_tokens);
   std::vector<int32_t> forced;
   forced.reserve(sink + blocks - first_local);

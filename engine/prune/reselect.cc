@@ -21,7 +21,7 @@ Reselector::Reselector(const PruneSchedule& schedule, std::vector<int32_t> retai
   schedule_.dilation = false;  // applied once, to the maximum over the window
 }
 
-absl::Status Reselector::AddQuery(const BlockScoreArgs& args, Backend& backend) {
+absl::Status Reselector::AddQuery(const BlockScoreArgs& args, Backend* backend) {
   SLIM_ASSIGN_OR_RETURN(const std::vector<float> scores, ComputeScores(schedule_, args, backend));
   std::vector<float> mine(retained_.size(), -std::numeric_limits<float>::infinity());
   size_t i = 0;
@@ -48,8 +48,8 @@ absl::StatusOr<bool> Reselector::Update() {
   std::vector<int32_t> common;
   std::set_intersection(candidates.begin(), candidates.end(), active_.begin(), active_.end(),
                         std::back_inserter(common));
-  const bool swap = static_cast<double>(common.size()) <
-                    schedule_.gamma * static_cast<double>(candidates.size());
+  const bool swap =
+      static_cast<double>(common.size()) < schedule_.gamma * static_cast<double>(candidates.size());
   if (!swap && !active_.empty()) return false;
   active_ = std::move(candidates);
   return true;

@@ -29,7 +29,7 @@ class Reselector {
 
   // Scores one query [1, heads * head_dim] against the decision layer's pages and remembers it.
   // Blocks of R_s that are not among args.block_ids count as not scored by this query.
-  absl::Status AddQuery(const BlockScoreArgs& args, Backend& backend);
+  absl::Status AddQuery(const BlockScoreArgs& args, Backend* backend);
 
   // Chooses again from the remembered queries. True when the active set changed; the first call
   // always sets it. INTERNAL for a NaN score.
