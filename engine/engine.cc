@@ -4,6 +4,7 @@
 
 #include "engine/base/status_macros.h"
 #include "engine/llama_engine.h"
+#include "kvcache/block_copier.h"
 
 namespace slim {
 

@@ -35,10 +35,10 @@ enum class SequenceId : uint64_t {};
 // Everything the engine has to know of a request. Validated by the caller (server) except where
 // noted.
 struct SequenceSpec {
-  std::vector<int32_t> prompt;   // 1 .. context - 1 token ids, each in the vocabulary
-  int64_t max_new_tokens = 256;  // prompt + max_new_tokens <= context
-  int64_t min_new_tokens = 0;    // end-of-generation tokens are not sampled before
-  bool ignore_eos = false;
+  std::vector<int32_t> prompt;      // 1 .. context - 1 token ids, each in the vocabulary
+  int64_t max_new_tokens = 256;     // prompt + max_new_tokens <= context
+  int64_t min_new_tokens = 0;       // `end_tokens` are not sampled before
+  std::vector<int32_t> end_tokens;  // tokens that end a generation (the engine itself never stops)
   SamplingParams sampling;
   uint64_t seed = 0;
   int top_logprobs = -1;  // -1: none; n >= 0: the chosen token's and the n most likely ones'

@@ -478,6 +478,33 @@ absl::Status LlamaEngine::ComputeLogits(std::vector<StepItem>& items,
                               rows * vocabulary * static_cast<int64_t>(sizeof(float)));
 }
 
+void LlamaEngine::SampleToken(StepItem& item, SequenceOutput& output) {
+  Sequence& sequence = *item.sequence;
+  const SequenceSpec& spec = sequence.spec;
+  const int64_t vocabulary = model_->config().vocab_size;
+  const auto logits =
+      absl::MakeSpan(host_logits_).subspan(item.logits_row * vocabulary, vocabulary);
+  std::vector<float> raw;  // the sampler changes its copy
+  if (spec.top_logprobs >= 0) raw.assign(logits.begin(), logits.end());
+  const bool too_early = sequence.generated < spec.min_new_tokens;
+  absl::StatusOr<int32_t> token = sequence.sampler.Sample(
+      logits, too_early ? absl::MakeConstSpan(spec.end_tokens) : absl::Span<const int32_t>());
+  if (!token.ok()) {
+    item.status = token.status();
+    return;
+  }
+  sequence.last_token = *token;
+  ++sequence.generated;
+  output.token = *token;
+  if (spec.top_logprobs >= 0) output.logprobs = ComputeLogprobs(raw, *token, spec.top_logprobs);
+}
+
+void LlamaEngine::ForceToken(SequenceId id, int32_t token) {
+  Sequence& sequence = Find(id);
+  SLIM_CHECK(sequence.last_token >= 0 && token >= 0 && token < model_->config().vocab_size);
+  sequence.last_token = token;
+}
+
 absl::Status LlamaEngine::CopyLastLogits(SequenceId sequence, absl::Span<float> logits) {
   const int64_t vocabulary = model_->config().vocab_size;
   SLIM_CHECK(static_cast<int64_t>(logits.size()) == vocabulary);

@@ -1,0 +1,361 @@
+#include "tests/testing/reference_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/check.h"
+#include "engine/tensor/dequantize.h"
+
+namespace slim {
+namespace {
+
+class ReferenceWeight final : public LinearWeight {
+ public:
+  explicit ReferenceWeight(const HostTensor& tensor)
+      : rows_(tensor.rows), cols_(tensor.cols), dtype_(tensor.dtype), values(rows_ * cols_) {
+    for (int64_t r = 0; r < rows_; ++r) DequantizeRow(tensor, r, &values[r * cols_]);
+  }
+  int64_t outputs() const override { return rows_; }
+  int64_t inputs() const override { return cols_; }
+  DType dtype() const override { return dtype_; }
+  int64_t bytes() const override { return static_cast<int64_t>(values.size() * sizeof(float)); }
+
+ private:
+  const int64_t rows_, cols_;
+  const DType dtype_;
+
+ public:
+  std::vector<float> values;  // [outputs, inputs]
+};
+
+// out[r, n] for rows [begin, end): four rows at a time share each weight, summed in eight lanes so
+// that the compiler can use vectors.
+void MultiplyRows(const float* x, const float* w, float* out, int64_t begin, int64_t end,
+                  int64_t inputs, int64_t outputs) {
+  constexpr int kLanes = 8;
+  for (int64_t n = 0; n < outputs; ++n) {
+    const float* weight = w + n * inputs;
+    for (int64_t r = begin; r < end; ++r) {
+      const float* row = x + r * inputs;
+      float lanes[kLanes] = {};
+      int64_t k = 0;
+      for (; k + kLanes <= inputs; k += kLanes) {
+        for (int i = 0; i < kLanes; ++i) lanes[i] += row[k + i] * weight[k + i];
+      }
+      double sum = 0;
+      for (const float lane : lanes) sum += lane;
+      for (; k < inputs; ++k) sum += double{row[k]} * weight[k];
+      out[r * outputs + n] = static_cast<float>(sum);
+    }
+  }
+}
+
+class ReferenceBackend final : public Backend {
+ public:
+  explicit ReferenceBackend(const ReferenceOptions& options) : options_(options) {
+    info_.name = "reference";
+    info_.device = "plain loops";
+    info_.isa = "scalar";
+    info_.num_threads = options.num_threads;
+    info_.kv_type = options.kv_type;
+  }
+
+  const BackendInfo& info() const override { return info_; }
+
+  absl::StatusOr<Buffer> Allocate(int64_t bytes) override {
+    void* data = std::calloc(std::max<int64_t>(bytes, 1), 1);
+    if (data == nullptr) return absl::ResourceExhaustedError(absl::StrCat("no room for ", bytes));
+    return Buffer(data, bytes, [](void* p) { std::free(p); });
+  }
+  absl::Status CopyFromHost(const void* host, void* device, int64_t bytes) override {
+    std::memcpy(device, host, bytes);
+    return absl::OkStatus();
+  }
+  absl::Status CopyToHost(const void* device, void* host, int64_t bytes) override {
+    std::memcpy(host, device, bytes);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(const HostTensor& tensor) override {
+    return std::unique_ptr<LinearWeight>(new ReferenceWeight(tensor));
+  }
+  absl::StatusOr<Buffer> PrepareVector(const HostTensor& tensor) override {
+    auto buffer = Allocate(tensor.cols * static_cast<int64_t>(sizeof(float)));
+    if (buffer.ok()) DequantizeRow(tensor, 0, static_cast<float*>(buffer->data()));
+    return buffer;
+  }
+  absl::Status Configure(const KvLayout& layout, int num_heads, const RopeParams& rope,
+                         int64_t) override {
+    layout_ = layout;
+    num_heads_ = num_heads;
+    rope_ = rope;
+    frequency_factors_.assign(rope.frequency_factors.begin(), rope.frequency_factors.end());
+    return absl::OkStatus();
+  }
+
+  absl::Status Embed(const LinearWeight& embedding, absl::Span<const int32_t> tokens,
+                     TensorView out) override {
+    const auto& weight = static_cast<const ReferenceWeight&>(embedding);
+    for (size_t r = 0; r < tokens.size(); ++r) {
+      std::copy_n(&weight.values[tokens[r] * out.cols], out.cols, out.f32() + r * out.cols);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Linear(const LinearInput& input, absl::Span<const LinearOutput> outputs) override {
+    const std::vector<float> x = Transform(input);
+    for (const LinearOutput& output : outputs) {
+      const auto& weight = static_cast<const ReferenceWeight&>(*output.weight);
+      std::vector<float> product(output.out.rows * weight.outputs());
+      SplitRows(output.out.rows, [&](int64_t begin, int64_t end) {
+        MultiplyRows(x.data(), weight.values.data(), product.data(), begin, end, weight.inputs(),
+                     weight.outputs());
+      });
+      const float* bias =
+          output.bias != nullptr ? static_cast<const float*>(output.bias->data()) : nullptr;
+      for (size_t i = 0; i < product.size(); ++i) {
+        float value = product[i];
+        if (bias != nullptr) value += bias[i % weight.outputs()];
+        output.out.f32()[i] = output.accumulate ? output.out.f32()[i] + value : value;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CopyRows(TensorView src, absl::Span<const int64_t> src_rows, TensorView dst,
+                        absl::Span<const int64_t> dst_rows) override {
+    for (size_t i = 0; i < src_rows.size(); ++i) {
+      std::copy_n(src.f32() + src_rows[i] * src.cols, src.cols, dst.f32() + dst_rows[i] * dst.cols);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Rope(TensorView q, absl::Span<const int32_t> positions) override {
+    for (int64_t r = 0; r < q.rows; ++r) {
+      for (int64_t h = 0; h < q.cols / layout_.head_dim; ++h) {
+        RotateHead(q.f32() + r * q.cols + h * layout_.head_dim, positions[r]);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status RopeAndStoreKv(TensorView k, TensorView v, absl::Span<const int32_t> positions,
+                              absl::Span<const KvSlot> slots) override {
+    SLIM_CHECK(Rope(k, positions).ok());
+    for (int64_t r = 0; r < k.rows; ++r) {
+      for (int h = 0; h < layout_.num_kv_heads; ++h) {
+        for (int d = 0; d < layout_.head_dim; ++d) {
+          const int64_t i = r * k.cols + h * layout_.head_dim + d;
+          Store(slots[r].slab, layout_.key_offset(h, slots[r].slot, d), k.f32()[i]);
+          Store(slots[r].slab, layout_.value_offset(h, slots[r].slot, d), v.f32()[i]);
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Attention(TensorView q, absl::Span<const int32_t> positions,
+                         absl::Span<const AttentionSequence> sequences, TensorView out) override {
+    for (const AttentionSequence& sequence : sequences) {
+      SplitRows(sequence.num_rows, [&](int64_t begin, int64_t end) {
+        for (int64_t r = sequence.first_row + begin; r < sequence.first_row + end; ++r) {
+          for (int h = 0; h < num_heads_; ++h) {
+            const int64_t at = r * q.cols + h * layout_.head_dim;
+            AttendHead(q.f32() + at, h, positions[r], sequence, out.f32() + at);
+          }
+        }
+      });
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ScoreBlocks(const BlockScoreArgs& args, absl::Span<float> scores) override {
+    if (args.kind == ScoreKind::kWindowAttention) {
+      ScoreByWindowAttention(args, scores);
+    } else {
+      ScoreByUnits(args, scores);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  float Load(const void* slab, int64_t offset) const {
+    if (layout_.type == KvType::kF32) return static_cast<const float*>(slab)[offset];
+    return BF16ToF32(static_cast<const uint16_t*>(slab)[offset]);
+  }
+  void Store(void* slab, int64_t offset, float value) const {
+    if (layout_.type == KvType::kF32) {
+      static_cast<float*>(slab)[offset] = value;
+    } else {
+      static_cast<uint16_t*>(slab)[offset] = F32ToBF16(value);
+    }
+  }
+
+  template <typename F>
+  void SplitRows(int64_t rows, const F& work) const {
+    const int64_t threads = std::min<int64_t>(options_.num_threads, rows / 8);
+    if (threads < 2) return work(0, rows);
+    std::vector<std::thread> pool;
+    for (int64_t t = 0; t < threads; ++t) {
+      pool.emplace_back(work, rows * t / threads, rows * (t + 1) / threads);
+    }
+    for (std::thread& thread : pool) thread.join();
+  }
+
+  static std::vector<float> Transform(const LinearInput& input) {
+    const TensorView& x = input.x;
+    std::vector<float> out(x.f32(), x.f32() + x.rows * x.cols);
+    for (int64_t r = 0; r < x.rows; ++r) {
+      float* row = &out[r * x.cols];
+      if (input.kind == LinearInput::Kind::kRmsNorm) {
+        double squares = 0;
+        for (int64_t i = 0; i < x.cols; ++i) squares += double{row[i]} * row[i];
+        const double scale = 1.0 / std::sqrt(squares / static_cast<double>(x.cols) + input.eps);
+        const float* weight = static_cast<const float*>(input.norm_weight->data());
+        for (int64_t i = 0; i < x.cols; ++i) {
+          row[i] = static_cast<float>(row[i] * scale * weight[i]);
+        }
+      } else if (input.kind == LinearInput::Kind::kSwiGlu) {
+        for (int64_t i = 0; i < x.cols; ++i) {
+          row[i] = static_cast<float>(row[i] / (1.0 + std::exp(-double{row[i]})) *
+                                      input.up.f32()[r * x.cols + i]);
+        }
+      }
+    }
+    return out;
+  }
+
+  void RotateHead(float* head, int32_t position) const {
+    const int half = rope_.rotary_dims / 2;
+    for (int i = 0; i < half; ++i) {
+      double angle = position * std::pow(double{rope_.base}, -2.0 * i / rope_.rotary_dims);
+      if (!frequency_factors_.empty()) angle /= frequency_factors_[i];
+      float& a = rope_.neighbouring_pairs ? head[2 * i] : head[i];
+      float& b = rope_.neighbouring_pairs ? head[2 * i + 1] : head[i + half];
+      const double u = a, v = b, c = std::cos(angle), s = std::sin(angle);
+      a = static_cast<float>(u * c - v * s);
+      b = static_cast<float>(u * s + v * c);
+    }
+  }
+
+  void AttendHead(const float* q, int head, int32_t position, const AttentionSequence& sequence,
+                  float* out) const {
+    const int kv = head / (num_heads_ / layout_.num_kv_heads);
+    const int B = layout_.block_tokens, D = layout_.head_dim;
+    std::vector<double> weights;
+    double largest = -std::numeric_limits<double>::infinity();
+    for (size_t p = 0; p < sequence.slabs.size(); ++p) {
+      for (int slot = 0; slot < B && sequence.block_ids[p] * B + slot <= position; ++slot) {
+        double dot = 0;
+        for (int d = 0; d < D; ++d) {
+          dot += double{q[d]} * Load(sequence.slabs[p], layout_.key_offset(kv, slot, d));
+        }
+        weights.push_back(dot / std::sqrt(static_cast<double>(D)));
+        largest = std::max(largest, weights.back());
+      }
+    }
+    double sum = 0;
+    for (double& weight : weights) sum += weight = std::exp(weight - largest);
+    std::vector<double> value(D, 0.0);
+    size_t i = 0;
+    for (size_t p = 0; p < sequence.slabs.size(); ++p) {
+      for (int slot = 0; slot < B && sequence.block_ids[p] * B + slot <= position; ++slot, ++i) {
+        for (int d = 0; d < D; ++d) {
+          value[d] += weights[i] * Load(sequence.slabs[p], layout_.value_offset(kv, slot, d));
+        }
+      }
+    }
+    for (int d = 0; d < D; ++d) out[d] = static_cast<float>(value[d] / sum);
+  }
+
+  // The formulas of engine/prune/block_scorer.h in double.
+  void ScoreByWindowAttention(const BlockScoreArgs& args, absl::Span<float> scores) const {
+    const int B = layout_.block_tokens, D = layout_.head_dim;
+    std::fill(scores.begin(), scores.end(), 0.0f);
+    for (int64_t w = 0; w < args.queries.rows; ++w) {
+      for (int h = 0; h < args.num_heads; ++h) {
+        const float* q = args.queries.f32() + w * args.queries.cols + h * D;
+        const int kv = h / (args.num_heads / layout_.num_kv_heads);
+        std::vector<double> weights;
+        std::vector<size_t> owner;
+        double largest = -std::numeric_limits<double>::infinity();
+        for (size_t p = 0; p < args.slabs.size(); ++p) {
+          for (int slot = 0; slot < B; ++slot) {
+            const int64_t t = int64_t{args.block_ids[p]} * B + slot;
+            if (t >= args.num_tokens || t > args.positions[w]) break;
+            double dot = 0;
+            for (int d = 0; d < D; ++d) {
+              dot += double{q[d]} * Load(args.slabs[p], layout_.key_offset(kv, slot, d));
+            }
+            weights.push_back(dot / std::sqrt(static_cast<double>(D)));
+            owner.push_back(p);
+            largest = std::max(largest, weights.back());
+          }
+        }
+        double sum = 0;
+        for (double& weight : weights) sum += weight = std::exp(weight - largest);
+        for (size_t i = 0; i < weights.size(); ++i) {
+          const auto probability = static_cast<float>(weights[i] / sum);
+          if (!(probability <= scores[owner[i]])) scores[owner[i]] = probability;
+        }
+      }
+    }
+  }
+
+  void ScoreByUnits(const BlockScoreArgs& args, absl::Span<float> scores) const {
+    const int B = layout_.block_tokens, D = layout_.head_dim;
+    const bool pool = args.kind == ScoreKind::kMaxPool;
+    std::vector<double> qbar(args.queries.cols, 0.0);
+    for (int64_t w = 0; w < args.queries.rows; ++w) {
+      for (int64_t i = 0; i < args.queries.cols; ++i) {
+        qbar[i] +=
+            args.queries.f32()[w * args.queries.cols + i] / static_cast<double>(args.queries.rows);
+      }
+    }
+    for (size_t p = 0; p < args.slabs.size(); ++p) {
+      const int64_t tokens = std::min<int64_t>(B, args.num_tokens - int64_t{args.block_ids[p]} * B);
+      const int unit = pool ? B : 8;
+      double best = -std::numeric_limits<double>::infinity(), total = 0;
+      int units = 0;
+      for (int64_t u = 0; u < tokens; u += unit, ++units) {
+        double score = 0;
+        for (int h = 0; h < args.num_heads; ++h) {
+          const int kv = h / (args.num_heads / layout_.num_kv_heads);
+          double dot = 0;
+          for (int d = 0; d < D; ++d) {
+            double rep = pool ? -std::numeric_limits<double>::infinity() : 0.0;
+            const int64_t end = std::min<int64_t>(u + unit, tokens);
+            for (int64_t t = u; t < end; ++t) {
+              const double key = Load(args.slabs[p], layout_.key_offset(kv, t, d));
+              rep = pool ? std::max(rep, key) : rep + key / static_cast<double>(end - u);
+            }
+            dot += qbar[h * D + d] * rep;
+          }
+          score += (args.kind == ScoreKind::kUnitSigned ? dot : std::abs(dot)) / args.num_heads;
+        }
+        total += score;
+        if (!(score <= best)) best = score;
+      }
+      scores[p] = static_cast<float>(args.kind == ScoreKind::kMeanPool ? total / units : best);
+    }
+  }
+
+  const ReferenceOptions options_;
+  BackendInfo info_;
+  KvLayout layout_;
+  int num_heads_ = 0;
+  RopeParams rope_;
+  std::vector<float> frequency_factors_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeReferenceBackend(const ReferenceOptions& options) {
+  return std::make_unique<ReferenceBackend>(options);
+}
+
+}  // namespace slim
