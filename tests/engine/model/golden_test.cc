@@ -1,0 +1,238 @@
+// The default model against stored reference values: hidden states layer by layer, logits, and the
+// greedy continuation, on the plain backend and on every variant of the CPU backend.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/load/open_model.h"
+#include "engine/model/llama.h"
+#include "kvcache/block_copier.h"
+#include "nlohmann/json.hpp"
+#include "tests/testing/backends.h"
+
+namespace slim {
+namespace {
+
+using Json = nlohmann::json;
+
+const SteadyClock kClock;
+
+Json ReadJson(const std::string& name) {
+  std::ifstream file(std::string(SLIM_TEST_DATA) + "/reference/" + name);
+  return Json::parse(file);
+}
+
+std::vector<float> ReadFloats(const std::string& name) {
+  std::ifstream file(std::string(SLIM_TEST_DATA) + "/reference/" + name, std::ios::binary);
+  std::string bytes((std::istreambuf_iterator<char>(file)), {});
+  std::vector<float> values(bytes.size() / sizeof(float));
+  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+  return values;
+}
+
+bool ModelIsThere() {
+  struct stat info;
+  return ::stat(SLIM_MODEL_PATH, &info) == 0;
+}
+
+double RelativeError(const float* a, const float* b, size_t n) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < n; ++i) {
+    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    norm += double{b[i]} * b[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+double Cosine(const std::vector<float>& a, const std::vector<float>& b) {
+  double ab = 0, aa = 0, bb = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    ab += double{a[i]} * b[i];
+    aa += double{a[i]} * a[i];
+    bb += double{b[i]} * b[i];
+  }
+  return ab / std::sqrt(aa * bb);
+}
+
+double LargestDifference(const std::vector<float>& a, const std::vector<float>& b) {
+  double largest = 0;
+  for (size_t i = 0; i < a.size(); ++i) largest = std::max(largest, std::abs(double{a[i]} - b[i]));
+  return largest;
+}
+
+int64_t ArgMax(const std::vector<float>& v) {
+  return std::max_element(v.begin(), v.end()) - v.begin();
+}
+
+// The hidden state of the last token after the embedding and after each layer, [layers + 1][d].
+std::vector<float> LastHiddenStates(std::unique_ptr<Backend> backend,
+                                    const std::vector<int32_t>& tokens) {
+  auto source = OpenModel(SLIM_MODEL_PATH);
+  EXPECT_TRUE(source.ok()) << source.status();
+  const ModelConfig config = *ReadModelConfig(**source);
+  const KvLayout layout{config.num_kv_heads, config.head_dim, 32, backend->info().kv_type};
+  auto model = Llama::Create(**source, config, layout, backend.get());
+  EXPECT_TRUE(model.ok()) << model.status();
+  KvManager::Options options;
+  options.layout = layout;
+  options.num_layers = config.num_layers;
+  const auto n = static_cast<int64_t>(tokens.size());
+  const int64_t blocks = (n + 31) / 32;
+  options.device_bytes = layout.slab_bytes() * blocks * config.num_layers;
+  auto kv = CreateKvManager(options, &kClock);
+  EXPECT_TRUE(kv.ok()) << kv.status();
+  const auto sequence = (*kv)->AddSequence({KvSegmentSpec{0, config.num_layers, blocks}});
+  std::vector<int32_t> ids(blocks);
+  std::iota(ids.begin(), ids.end(), 0);
+  EXPECT_TRUE((*kv)->AppendBlocks(*sequence, 0, ids).ok());
+  EXPECT_TRUE((*kv)->BeginStep({KvUse{*sequence, 0, config.num_layers, 0}}).ok());
+
+  std::vector<float> hidden(n * config.width);
+  TensorView view{hidden.data(), n, config.width};
+  EXPECT_TRUE((*model)->Embed(tokens, view).ok());
+  std::vector<int32_t> positions(n);
+  std::iota(positions.begin(), positions.end(), 0);
+  std::vector<float> states(hidden.end() - config.width, hidden.end());
+  for (int layer = 0; layer < config.num_layers; ++layer) {
+    const auto pages = (*kv)->AcquireLayer(*sequence, layer);
+    EXPECT_TRUE(pages.ok()) << pages.status();
+    std::vector<KvSlot> slots;
+    for (int64_t t = 0; t < n; ++t) {
+      slots.push_back({pages->slabs[t / 32], static_cast<int32_t>(t % 32)});
+    }
+    const AttentionSequence all{0, n, pages->slabs, pages->block_ids};
+    LayerBatch batch;
+    batch.hidden = view;
+    batch.full_rows = n;
+    batch.positions = positions;
+    batch.slots = slots;
+    batch.sequences = absl::MakeConstSpan(&all, 1);
+    EXPECT_TRUE((*model)->RunLayer(layer, batch).ok());
+    (*kv)->ReleaseLayer(*sequence, layer);
+    states.insert(states.end(), hidden.end() - config.width, hidden.end());
+  }
+  (*kv)->EndStep();
+  (*kv)->RemoveSequence(*sequence);
+  return states;
+}
+
+struct Generation {
+  std::vector<float> first_logits;
+  std::vector<int32_t> tokens;
+};
+
+Generation Generate(std::unique_ptr<Backend> backend, const std::vector<int32_t>& prompt,
+                    int64_t count, int64_t chunk) {
+  auto source = OpenModel(SLIM_MODEL_PATH);
+  EXPECT_TRUE(source.ok()) << source.status();
+  Engine::Options options;
+  options.kv_device_bytes = int64_t{512} << 20;
+  auto engine = Engine::Create(options, *std::move(source), std::move(backend), &kClock);
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  SequenceSpec spec;
+  spec.prompt = prompt;
+  spec.max_new_tokens = count;
+  spec.sampling.temperature = 0;
+  const auto id = (*engine)->Add(spec);
+  EXPECT_TRUE(id.ok()) << id.status();
+  Generation result;
+  while (static_cast<int64_t>(result.tokens.size()) < count) {
+    StepPlan plan;
+    if ((*engine)->NextPrefill(*id).rows > 0) {
+      plan.prefill.push_back({*id, chunk});
+    } else {
+      plan.decode.push_back(*id);
+    }
+    const auto step = (*engine)->Step(plan);
+    EXPECT_TRUE(step.ok()) << step.status();
+    EXPECT_TRUE(step->outputs[0].status.ok()) << step->outputs[0].status;
+    if (!step->outputs[0].token) continue;
+    if (result.tokens.empty()) {
+      result.first_logits.resize((*engine)->model_config().vocab_size);
+      EXPECT_TRUE((*engine)->CopyLastLogits(*id, absl::MakeSpan(result.first_logits)).ok());
+    }
+    result.tokens.push_back(*step->outputs[0].token);
+  }
+  (*engine)->Remove(*id);
+  EXPECT_EQ((*engine)->stats().kv.device.used_slabs, 0);
+  return result;
+}
+
+struct Case {
+  BackendFactory backend;
+  std::string prompt;
+};
+
+class GoldenTest : public ::testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    if (!ModelIsThere()) GTEST_SKIP() << "no model file at " << SLIM_MODEL_PATH;
+    prompt_ = ReadJson("prompts.json")[GetParam().prompt]["ids"].get<std::vector<int32_t>>();
+    reference_ = ReadJson("logits_reference.json")[GetParam().prompt];
+  }
+  bool exact() const { return GetParam().backend.exact; }
+  std::vector<int32_t> prompt_;
+  Json reference_;
+};
+
+TEST_P(GoldenTest, HiddenStatesAgreeLayerByLayer) {
+  if (prompt_.size() > 1000) GTEST_SKIP() << "layer by layer only for the shorter prompts";
+  const std::vector<float> expected = ReadFloats("hidden_fp32_" + GetParam().prompt + ".f32");
+  const std::vector<float> states = LastHiddenStates(GetParam().backend.make(), prompt_);
+  ASSERT_EQ(states.size(), expected.size());
+  const double tolerance = exact() ? 1e-3 : 6e-2;
+  const size_t width = 576;
+  for (size_t layer = 0; layer * width < expected.size(); ++layer) {
+    EXPECT_LT(RelativeError(&states[layer * width], &expected[layer * width], width), tolerance)
+        << "after layer " << layer;
+  }
+}
+
+TEST_P(GoldenTest, LogitsAndGreedyTextAgree) {
+  const std::vector<float> expected = ReadFloats("logits_fp32_" + GetParam().prompt + ".f32");
+  const auto greedy = reference_["greedy_fp32"].get<std::vector<int32_t>>();
+  const auto margins = reference_["margins_fp32"].get<std::vector<double>>();
+  const int64_t count = exact() && prompt_.size() > 1000 ? 2 : 32;
+  const Generation run = Generate(GetParam().backend.make(), prompt_, count, 256);
+  ASSERT_EQ(run.first_logits.size(), expected.size());
+  const double cosine = Cosine(run.first_logits, expected);
+  const double largest = LargestDifference(run.first_logits, expected);
+  std::cout << "cosine " << cosine << ", max |d| " << largest << ", relative "
+            << RelativeError(run.first_logits.data(), expected.data(), expected.size()) << "\n";
+  EXPECT_EQ(ArgMax(run.first_logits), ArgMax(expected));
+  if (exact()) {
+    EXPECT_LT(RelativeError(run.first_logits.data(), expected.data(), expected.size()), 1e-3);
+  } else {
+    EXPECT_GE(cosine, 0.9998);
+    EXPECT_LE(largest, 0.8);
+  }
+  // Equal up to the first step at which another token is nearly as likely.
+  for (size_t i = 0; i < run.tokens.size() && margins[i] >= (exact() ? 0.01 : 0.8); ++i) {
+    EXPECT_EQ(run.tokens[i], greedy[i]) << "token " << i;
+  }
+}
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases;
+  for (const BackendFactory& backend : AllBackends()) {
+    for (const char* prompt : {"short", "p500", "p4000"}) cases.push_back({backend, prompt});
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, GoldenTest, ::testing::ValuesIn(Cases()),
+                         [](const ::testing::TestParamInfo<Case>& info) {
+                           return info.param.backend.name + "_" + info.param.prompt;
+                         });
+
+}  // namespace
+}  // namespace slim
