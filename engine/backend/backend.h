@@ -89,6 +89,8 @@ struct LinearOutput {
   TensorView out;                // [rows, weight->outputs()]
   bool accumulate = false;       // add to what `out` holds (the residual stream)
   const Buffer* bias = nullptr;  // float32 [outputs] or null
+  // A backend that rounds activations to 8 bits keeps 16 for this product (logits).
+  bool precise = false;
 };
 
 // Rotary position embedding, half-split pairs (i, i + D/2) as Hugging Face stores Llama weights, or

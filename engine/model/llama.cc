@@ -130,8 +130,9 @@ absl::Status Llama::Queries(int layer, TensorView hidden, absl::Span<const int32
 }
 
 absl::Status Llama::Logits(TensorView hidden, TensorView logits) {
-  return backend_->Linear(Normed(hidden, weights_.output_norm),
-                          {LinearOutput{&weights_.lm_head(), logits, false, nullptr}});
+  LinearOutput output{&weights_.lm_head(), logits, false, nullptr};
+  output.precise = true;
+  return backend_->Linear(Normed(hidden, weights_.output_norm), {output});
 }
 
 }  // namespace slim
