@@ -1,40 +1,23 @@
-// Exact conversion of stored weights to float32. Pure functions, thread-safe.
+// Expands stored weights to float: the plain definition of every element type, and the oracle for
+// the fast kernels. Pure functions; not meant for inner loops.
 #ifndef ENGINE_TENSOR_DEQUANTIZE_H_
 #define ENGINE_TENSOR_DEQUANTIZE_H_
 
 #include <cstdint>
-#include <cstring>
 
+#include "engine/tensor/dtype.h"
+#include "engine/tensor/float_convert.h"
 #include "engine/tensor/tensor_view.h"
 
 namespace slim {
 
-inline float BitsToFloat(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-inline uint32_t FloatToBits(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
-inline float BF16ToF32(uint16_t bits) { return BitsToFloat(uint32_t{bits} << 16); }
-
-// Rounds to nearest, ties to even; a NaN stays one.
-inline uint16_t F32ToBF16(float value) {
-  const uint32_t bits = FloatToBits(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
-float F16ToF32(uint16_t bits);
-// Rounds to nearest, ties to even; too large becomes infinity, a NaN stays one.
-uint16_t F32ToF16(float value);
-
-// Row `row` of the tensor as tensor.cols floats.
+// Writes the `cols` floats of `row` to `out`. Each product and each sum is rounded to float once
+// (no fused multiply-add). `row` must be in [0, tensor.rows). `out` must not overlap the tensor.
 void DequantizeRow(const HostTensor& tensor, int64_t row, float* out);
+
+// The same for `count` consecutive elements at `stored`, a multiple of BlockElements(dtype).
+// `stored` needs no alignment.
+void Dequantize(DType dtype, const void* stored, int64_t count, float* out);
 
 }  // namespace slim
 
