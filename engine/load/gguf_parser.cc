@@ -119,8 +119,8 @@ class Parser {
   absl::Status ReadPair() {
     GgufPair pair;
     const size_t number = contents_.pairs.size();
-    SLIM_RETURN_IF_ERROR(ReadString([&] { return absl::StrCat("key ", number); }, kGgufMaxKeyBytes,
-                                    &pair.key));
+    SLIM_RETURN_IF_ERROR(
+        ReadString([&] { return absl::StrCat("key ", number); }, kGgufMaxKeyBytes, &pair.key));
     if (pair.key.empty()) return Invalid("key ", number, " is empty");
     if (!IsPrintableAscii(pair.key)) {
       return Invalid("key ", Shown(pair.key), " has bytes that are not printable ASCII");

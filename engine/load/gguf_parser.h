@@ -36,8 +36,8 @@ struct GgufTensor {
 struct GgufContents {
   uint32_t version = 0;
   uint32_t alignment_bytes = kGgufDefaultAlignment;
-  std::vector<GgufPair> pairs;      // in file order
-  std::vector<GgufTensor> tensors;  // in file order
+  std::vector<GgufPair> pairs;                                    // in file order
+  std::vector<GgufTensor> tensors;                                // in file order
   absl::flat_hash_map<absl::string_view, uint32_t> pair_index;    // by key
   absl::flat_hash_map<absl::string_view, uint32_t> tensor_index;  // by name
 };

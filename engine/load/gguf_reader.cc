@@ -67,8 +67,7 @@ double LoadNumber(GgufType type, const char* bytes) {
 }
 
 absl::Status BeyondInt64(const GgufPair& pair) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("key '", pair.key, "' has a value beyond 2^63-1"));
+  return absl::InvalidArgumentError(absl::StrCat("key '", pair.key, "' has a value beyond 2^63-1"));
 }
 
 bool IsNumber(GgufType type) { return GgufTypeIsInteger(type) || GgufTypeIsFloat(type); }

@@ -83,9 +83,8 @@ void MappedFile::ReleasePages(const void* begin, size_t bytes) const {
   const uintptr_t last = first + std::min<uintptr_t>(bytes, map_last - first);
   const uintptr_t first_page = (first + page_bytes - 1) / page_bytes * page_bytes;
   // The last page of the file belongs to nobody else, so it may go even where it is partly filled.
-  const uintptr_t last_page =
-      last == map_last ? (last + page_bytes - 1) / page_bytes * page_bytes
-                       : last / page_bytes * page_bytes;
+  const uintptr_t last_page = last == map_last ? (last + page_bytes - 1) / page_bytes * page_bytes
+                                               : last / page_bytes * page_bytes;
   if (first_page >= last_page) return;
   // A hint only: if the kernel refuses it, the pages merely stay.
   (void)::madvise(reinterpret_cast<void*>(first_page), last_page - first_page, MADV_DONTNEED);

@@ -17,9 +17,10 @@ namespace slim {
 namespace {
 
 absl::Status Unsupported(absl::string_view path, absl::string_view what) {
-  return absl::UnimplementedError(absl::StrCat("\"", absl::Utf8SafeCEscape(path), "\" is ", what,
-                                               "; supported is a single GGUF file (version 2 or 3,"
-                                               " tensors of type F32, F16, BF16, Q8_0, Q4_0, Q4_1)"));
+  return absl::UnimplementedError(
+      absl::StrCat("\"", absl::Utf8SafeCEscape(path), "\" is ", what,
+                   "; supported is a single GGUF file (version 2 or 3,"
+                   " tensors of type F32, F16, BF16, Q8_0, Q4_0, Q4_1)"));
 }
 
 // The format has no magic: a header length that fits the file, then a JSON object.

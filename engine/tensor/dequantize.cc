@@ -60,13 +60,16 @@ void Dequantize(DType dtype, const void* stored, int64_t count, float* out) {
       for (int64_t i = 0; i < count; ++i) out[i] = BF16ToF32(Load16(bytes + i * 2));
       return;
     case DType::kQ8_0:
-      for (int64_t b = 0; b < blocks; ++b) DequantizeQ8_0(bytes + b * block_bytes, out + b * kBlock);
+      for (int64_t b = 0; b < blocks; ++b)
+        DequantizeQ8_0(bytes + b * block_bytes, out + b * kBlock);
       return;
     case DType::kQ4_0:
-      for (int64_t b = 0; b < blocks; ++b) DequantizeQ4_0(bytes + b * block_bytes, out + b * kBlock);
+      for (int64_t b = 0; b < blocks; ++b)
+        DequantizeQ4_0(bytes + b * block_bytes, out + b * kBlock);
       return;
     case DType::kQ4_1:
-      for (int64_t b = 0; b < blocks; ++b) DequantizeQ4_1(bytes + b * block_bytes, out + b * kBlock);
+      for (int64_t b = 0; b < blocks; ++b)
+        DequantizeQ4_1(bytes + b * block_bytes, out + b * kBlock);
       return;
   }
 }

@@ -25,8 +25,7 @@ constexpr float F16ToF32(uint16_t half) {
   // A denormal half is a normal float: move its highest bit up to the implicit one.
   const int shift = std::countl_zero(mantissa) - 21;
   mantissa = (mantissa << shift) & 0x3ffu;
-  return std::bit_cast<float>(sign | (static_cast<uint32_t>(113 - shift) << 23) |
-                              (mantissa << 13));
+  return std::bit_cast<float>(sign | (static_cast<uint32_t>(113 - shift) << 23) | (mantissa << 13));
 }
 
 // Round to nearest even; beyond the largest half becomes infinity.

@@ -148,8 +148,8 @@ size_t GgufWriter::HeaderBytes() const { return Directory().size(); }
 std::string WriteTempFile(absl::string_view name, absl::string_view contents) {
   const char* directory = std::getenv("TMPDIR");
   // The process number keeps test binaries that run at the same time apart.
-  const std::string path = absl::StrCat(directory != nullptr ? directory : "/tmp", "/slim_test_",
-                                        ::getpid(), "_", name);
+  const std::string path =
+      absl::StrCat(directory != nullptr ? directory : "/tmp", "/slim_test_", ::getpid(), "_", name);
   static TempFiles temp_files;
   temp_files.Add(path);
   std::ofstream file(path, std::ios::binary | std::ios::trunc);

@@ -16,8 +16,8 @@ constexpr size_t kBlock = 32;
 // round(value / scale) kept inside [low, high]; everything is 0 in a block whose scale is 0.
 int RoundTo(float value, float scale, int low, int high) {
   if (scale == 0.0f) return std::clamp(0, low, high);
-  return static_cast<int>(std::clamp(std::nearbyint(value / scale), static_cast<float>(low),
-                                     static_cast<float>(high)));
+  return static_cast<int>(
+      std::clamp(std::nearbyint(value / scale), static_cast<float>(low), static_cast<float>(high)));
 }
 
 float LargestMagnitude(const float* block) {

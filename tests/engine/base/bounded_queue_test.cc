@@ -100,9 +100,8 @@ class Turnstile {
   }
   void WaitForMoreThan(int64_t seen) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
-    const auto more = [this, seen]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return popped_ > seen;
-    };
+    const auto more = [this, seen]()
+                          ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return popped_ > seen; };
     mutex_.Await(absl::Condition(&more));
   }
 

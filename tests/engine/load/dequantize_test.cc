@@ -153,8 +153,8 @@ TEST(DequantizeTest, RowsOfEveryTypeLieOneAfterAnother) {
 
 TEST(DequantizeTest, NeedsNoAlignment) {
   const std::vector<float> values(64, 1.5f);
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0,
-                            DType::kQ4_1}) {
+  for (const DType dtype :
+       {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
     const std::string shifted = absl::StrCat("x", Quantize(dtype, values));
     float out[64];
     Dequantize(dtype, shifted.data() + 1, 64, out);
@@ -171,15 +171,16 @@ TEST(DequantizeTest, QuantiseErrorIsAtMostHalfAStep) {
     DType dtype;
     float steps;  // of the largest magnitude (or the range, for Q4_1)
   };
-  for (const Case& test : {Case{DType::kQ8_0, 127}, Case{DType::kQ4_0, 7}, Case{DType::kQ4_1, 15}}) {
+  for (const Case& test :
+       {Case{DType::kQ8_0, 127}, Case{DType::kQ4_0, 7}, Case{DType::kQ4_1, 15}}) {
     const std::string bytes = Quantize(test.dtype, values);
     std::vector<float> out(values.size());
     Dequantize(test.dtype, bytes.data(), static_cast<int64_t>(out.size()), out.data());
     for (size_t begin = 0; begin < values.size(); begin += 32) {
       const auto first = values.begin() + static_cast<std::ptrdiff_t>(begin);
       const auto [low, high] = std::minmax_element(first, first + 32);
-      const float span = test.dtype == DType::kQ4_1 ? *high - *low
-                                                    : std::max(std::fabs(*low), std::fabs(*high));
+      const float span =
+          test.dtype == DType::kQ4_1 ? *high - *low : std::max(std::fabs(*low), std::fabs(*high));
       for (size_t i = begin; i < begin + 32; ++i) {
         EXPECT_LE(std::fabs(out[i] - values[i]), 0.505f * span / test.steps + 0.001f * span)
             << DTypeName(test.dtype) << " " << i;

@@ -29,7 +29,6 @@ constexpr uint32_t kQ4_1 = 3;
 constexpr uint32_t kQ4_K = 12;
 
 constexpr uint32_t kUint8Type = 0;
-constexpr uint32_t kUint32Type = 4;
 constexpr uint32_t kBoolType = 7;
 constexpr uint32_t kStringType = 8;
 constexpr uint32_t kArrayType = 9;
@@ -85,7 +84,8 @@ std::vector<DamageCase> HeaderCases() {
       {"tensors above the limit", tensors(65537), kInvalid, "number of tensors is 65537"},
       {"tensors 2^63", tensors(uint64_t{1} << 63), kInvalid, "number of tensors is 922337203"},
       {"tensors 2^64-1", tensors(kMax64), kInvalid, "number of tensors is 1844674407370955161"},
-      {"tensors whose table size wraps", tensors(kMax64 / 33 + 1), kInvalid, "number of tensors is"},
+      {"tensors whose table size wraps", tensors(kMax64 / 33 + 1), kInvalid,
+       "number of tensors is"},
   };
 }
 
@@ -96,9 +96,7 @@ std::vector<DamageCase> KeyCases() {
       w.set_num_pairs(1);
     };
   };
-  const auto key = [](std::string text) {
-    return [text](GgufWriter& w) { w.AddUint32(text, 1); };
-  };
+  const auto key = [](std::string text) { return [text](GgufWriter& w) { w.AddUint32(text, 1); }; };
   return {
       {"empty key", key(""), kInvalid, "key 0 is empty"},
       {"key of 1025 bytes", key(std::string(1025, 'k')), kInvalid, "key 0 has 1025 bytes"},
@@ -145,7 +143,8 @@ std::vector<DamageCase> ValueCases() {
       {"string length 2^64-1", raw(kStringType, Bytes(kMax64)), kInvalid,
        "string 0 of key 'k' has 18446744073709551615 bytes"},
       {"string length 2^64-1 inside an array",
-       raw(kArrayType, Array(kStringType, 1, Bytes(kMax64))), kInvalid, "string 0 of key 'k' has 18"},
+       raw(kArrayType, Array(kStringType, 1, Bytes(kMax64))), kInvalid,
+       "string 0 of key 'k' has 18"},
       {"string above 16 MiB", raw(kStringType, Bytes((uint64_t{16} << 20) + 1)), kInvalid,
        "has 16777217 bytes, allowed are at most 16777216"},
       {"string of 16 MiB not in the file", raw(kStringType, Bytes(uint64_t{16} << 20)), kInvalid,
@@ -154,10 +153,11 @@ std::vector<DamageCase> ValueCases() {
        "needs 4 bytes, the file has 3 left"},
       {"length of a string cut short", raw(kStringType, "1234567"), kInvalid,
        "truncated: length of string 0"},
-      {"array of arrays", raw(kArrayType, Array(kArrayType, 1, Array(kUint8Type, 1, "x"))), kInvalid,
-       "has an array of arrays"},
+      {"array of arrays", raw(kArrayType, Array(kArrayType, 1, Array(kUint8Type, 1, "x"))),
+       kInvalid, "has an array of arrays"},
       {"empty array of arrays", raw(kArrayType, Array(kArrayType, 0)), kInvalid, "array of arrays"},
-      {"array of unknown type", raw(kArrayType, Array(13, 0)), kInvalid, "array of unknown type 13"},
+      {"array of unknown type", raw(kArrayType, Array(13, 0)), kInvalid,
+       "array of unknown type 13"},
       {"array of 2^24+1", raw(kArrayType, Array(kUint8Type, (1u << 24) + 1)), kInvalid,
        "array of 16777217 elements, allowed are at most 16777216"},
       {"array of 2^24 not in the file", raw(kArrayType, Array(kUint64Type, 1u << 24)), kInvalid,
@@ -181,14 +181,13 @@ std::vector<DamageCase> ValueCases() {
 std::vector<DamageCase> AlignmentCases() {
   std::vector<DamageCase> cases;
   for (const uint32_t value : {0u, 1u, 3u, 4u, 7u, 12u, 33u, 131072u, 1u << 31, 0xffffffffu}) {
-    cases.push_back({absl::StrCat("alignment ", value),
-                     [value](GgufWriter& w) { w.AddUint32("general.alignment", value); }, kInvalid,
-                     absl::StrCat("general.alignment is ", value,
-                                  ", allowed are powers of two in 8..65536")});
+    cases.push_back(
+        {absl::StrCat("alignment ", value),
+         [value](GgufWriter& w) { w.AddUint32("general.alignment", value); }, kInvalid,
+         absl::StrCat("general.alignment is ", value, ", allowed are powers of two in 8..65536")});
   }
-  cases.push_back({"alignment as INT32",
-                   [](GgufWriter& w) { w.AddInt32("general.alignment", 32); }, kInvalid,
-                   "general.alignment has type INT32, wanted is UINT32"});
+  cases.push_back({"alignment as INT32", [](GgufWriter& w) { w.AddInt32("general.alignment", 32); },
+                   kInvalid, "general.alignment has type INT32, wanted is UINT32"});
   cases.push_back({"alignment as UINT64",
                    [](GgufWriter& w) { w.AddUint64("general.alignment", 32); }, kInvalid,
                    "general.alignment has type UINT64"});
@@ -275,7 +274,8 @@ std::vector<DamageCase> TensorCases() {
       {"type 63", type(63), kInvalid, "has unknown type 63"},
       {"offset 1", OneTensor({1}, kF32, 1), kInvalid, "offset 1, wanted is a multiple of 32"},
       {"offset 2^64-1", OneTensor({1}, kF32, kMax64), kInvalid, "offset 18446744073709551615"},
-      {"offset 2^64-32", OneTensor({16}, kF32, kMax64 - 31), kInvalid, "tensor data of the file has"},
+      {"offset 2^64-32", OneTensor({16}, kF32, kMax64 - 31), kInvalid,
+       "tensor data of the file has"},
       {"offset plus size wraps to the start", OneTensor({16}, kF32, kMax64 - 63), kInvalid,
        "truncated: tensor 't'"},
       {"offset at the end", OneTensor({1}, kF32, 64), kInvalid, "has offset 64 and 4 bytes"},
@@ -325,8 +325,8 @@ std::vector<DamageCase> TensorCases() {
 
 std::vector<DamageCase> AllCases() {
   std::vector<DamageCase> all;
-  for (auto& group : {HeaderCases(), KeyCases(), ValueCases(), AlignmentCases(), ShapeCases(),
-                      TensorCases()}) {
+  for (auto& group :
+       {HeaderCases(), KeyCases(), ValueCases(), AlignmentCases(), ShapeCases(), TensorCases()}) {
     all.insert(all.end(), group.begin(), group.end());
   }
   return all;

@@ -52,12 +52,34 @@ std::vector<std::string> MakeSeeds() {
   return seeds;
 }
 
-constexpr uint64_t kExtremes[] = {
-    0,    1,       2,       3,         4,          7,          8,          9,
-    13,   31,      32,      33,        64,         255,        256,        65535,
-    65536, 1u << 24, 1u << 31, 0xffffffffu, uint64_t{1} << 32, uint64_t{1} << 42,
-    uint64_t{1} << 61, (uint64_t{1} << 61) + 1, (uint64_t{1} << 63) - 1, uint64_t{1} << 63,
-    ~uint64_t{0} - 31, ~uint64_t{0}};
+constexpr uint64_t kExtremes[] = {0,
+                                  1,
+                                  2,
+                                  3,
+                                  4,
+                                  7,
+                                  8,
+                                  9,
+                                  13,
+                                  31,
+                                  32,
+                                  33,
+                                  64,
+                                  255,
+                                  256,
+                                  65535,
+                                  65536,
+                                  1u << 24,
+                                  1u << 31,
+                                  0xffffffffu,
+                                  uint64_t{1} << 32,
+                                  uint64_t{1} << 42,
+                                  uint64_t{1} << 61,
+                                  (uint64_t{1} << 61) + 1,
+                                  (uint64_t{1} << 63) - 1,
+                                  uint64_t{1} << 63,
+                                  ~uint64_t{0} - 31,
+                                  ~uint64_t{0}};
 
 }  // namespace
 }  // namespace slim

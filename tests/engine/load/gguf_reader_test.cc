@@ -58,10 +58,8 @@ TEST(GgufReaderTest, EveryIntegerTypeReadsAsInt) {
   const auto reader = MustParse(writer);
   ASSERT_NE(reader, nullptr);
   const std::map<std::string, int64_t> wanted = {
-      {"u8", 255},          {"i8", -128},
-      {"u16", 65535},       {"i16", -32768},
-      {"u32", 4294967295},  {"i32", -2147483648LL},
-      {"u64", INT64_MAX},   {"i64", INT64_MIN},
+      {"u8", 255},         {"i8", -128},           {"u16", 65535},     {"i16", -32768},
+      {"u32", 4294967295}, {"i32", -2147483648LL}, {"u64", INT64_MAX}, {"i64", INT64_MIN},
   };
   for (const auto& [key, value] : wanted) {
     EXPECT_TRUE(reader->HasKey(key));
@@ -81,7 +79,8 @@ TEST(GgufReaderTest, Uint64BeyondInt64IsAnErrorAsIntOnly) {
                 Bytes(Number(GgufType::kUint64)) + Bytes(uint64_t{1}) + Bytes(~uint64_t{0}));
   const auto reader = MustParse(writer);
   ASSERT_NE(reader, nullptr);
-  ExpectError(reader->GetInt("big"), absl::StatusCode::kInvalidArgument, "'big' has a value beyond");
+  ExpectError(reader->GetInt("big"), absl::StatusCode::kInvalidArgument,
+              "'big' has a value beyond");
   ExpectError(reader->GetInts("bigs"), absl::StatusCode::kInvalidArgument, "'bigs'");
   EXPECT_EQ(*reader->GetFloat("big"), 9223372036854775808.0);
   EXPECT_THAT(*reader->GetFloats("bigs"), ElementsAre(18446744073709551616.0));
@@ -248,8 +247,8 @@ TEST(GgufReaderTest, OpenReadsAFileAndNamesItInErrors) {
 
 TEST(GgufReaderTest, MappedFileAndMemoryGiveTheSameTensors) {
   TinyModelOptions options;
-  options.weight_dtypes = {DType::kQ4_1, DType::kQ4_0, DType::kQ8_0, DType::kF16, DType::kBF16,
-                           DType::kF32};
+  options.weight_dtypes = {DType::kQ4_1, DType::kQ4_0, DType::kQ8_0,
+                           DType::kF16,  DType::kBF16, DType::kF32};
   const auto from_file = GgufReader::Open(WriteTinyModel("reader_same.gguf", options));
   const auto from_memory = GgufReader::Parse(MakeTinyModel(options));
   ASSERT_TRUE(from_file.ok() && from_memory.ok());
@@ -279,8 +278,7 @@ TEST(GgufReaderTest, DefaultModelHasItsKnownContents) {
   EXPECT_EQ(*reader.GetInt("llama.attention.head_count"), 9);
   EXPECT_EQ(*reader.GetInt("llama.attention.head_count_kv"), 3);
   EXPECT_EQ(*reader.GetFloat("llama.rope.freq_base"), 100000.0);
-  EXPECT_EQ(*reader.GetFloat("llama.attention.layer_norm_rms_epsilon"),
-            static_cast<double>(1e-5f));
+  EXPECT_EQ(*reader.GetFloat("llama.attention.layer_norm_rms_epsilon"), static_cast<double>(1e-5f));
   EXPECT_EQ(*reader.GetString("tokenizer.ggml.pre"), "smollm");
   EXPECT_FALSE(*reader.GetBool("tokenizer.ggml.add_bos_token"));
   const auto tokens = reader.GetStrings("tokenizer.ggml.tokens");
@@ -294,8 +292,8 @@ TEST(GgufReaderTest, DefaultModelHasItsKnownContents) {
   std::map<DType, int> count;
   for (const std::string& name : reader.TensorNames()) ++count[reader.GetTensor(name)->dtype];
   EXPECT_EQ(reader.TensorNames().size(), 272u);
-  EXPECT_EQ(count, (std::map<DType, int>{
-                       {DType::kQ4_1, 210}, {DType::kF32, 61}, {DType::kQ8_0, 1}}));
+  EXPECT_EQ(count,
+            (std::map<DType, int>{{DType::kQ4_1, 210}, {DType::kF32, 61}, {DType::kQ8_0, 1}}));
   const HostTensor down = *reader.GetTensor("blk.0.ffn_down.weight");
   EXPECT_EQ(down.rows, 576);
   EXPECT_EQ(down.cols, 1536);

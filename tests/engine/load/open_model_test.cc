@@ -31,7 +31,8 @@ TEST(OpenModelTest, OpensAGgufFileWhateverItsName) {
 }
 
 TEST(OpenModelTest, DirectoryIsUnimplementedAndSaysWhatIsSupported) {
-  ExpectError("/tmp", absl::StatusCode::kUnimplemented, "is a directory; supported is a single GGUF");
+  ExpectError("/tmp", absl::StatusCode::kUnimplemented,
+              "is a directory; supported is a single GGUF");
 }
 
 TEST(OpenModelTest, SafetensorsIsUnimplementedByContentsAndByName) {
