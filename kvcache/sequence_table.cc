@@ -69,6 +69,7 @@ absl::StatusOr<KvSequenceId> SequenceTable::Add(absl::Span<const KvSegmentSpec> 
   sequence->reserved_slabs = slabs;
   sequence->acquired.assign(num_layers_, false);
   sequence->slabs.resize(num_layers_);
+  sequence->holds.resize(num_layers_);
   sequence->slabs_version.assign(num_layers_, 0);
   for (const KvPageRef& page : prefix) {
     // The handle is read-only for its holder; the table only counts itself as a user.

@@ -1,0 +1,82 @@
+#include "kvcache/block_copier_host.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/time/clock.h"
+
+namespace slim {
+
+HostBlockCopier::HostBlockCopier(double bytes_per_second)
+    : bytes_per_second_(bytes_per_second > 0 ? bytes_per_second : 0), thread_([this] { Run(); }) {}
+
+HostBlockCopier::~HostBlockCopier() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stop_ = true;
+  }
+  thread_.join();
+}
+
+void HostBlockCopier::SetDone(Done done) {
+  absl::MutexLock lock(&mutex_);  // publishes `done_` to the copy thread
+  done_ = std::move(done);
+}
+
+void HostBlockCopier::Enqueue(CopyRequest request) {
+  absl::MutexLock lock(&mutex_);
+  requests_.push_back(std::move(request));
+}
+
+bool HostBlockCopier::Cancel(uint64_t id) {
+  absl::MutexLock lock(&mutex_);
+  auto it = std::find_if(requests_.begin(), requests_.end(),
+                         [id](const CopyRequest& request) { return request.id == id; });
+  // Not queued: being copied, or copied and its completion on the way.
+  if (it == requests_.end()) return false;
+  requests_.erase(it);
+  return true;
+}
+
+void HostBlockCopier::CopyOne(const CopyRequest& request) {
+  const absl::Time begin = absl::Now();
+  for (const CopyPiece& piece : request.pieces) {
+    std::memcpy(piece.destination, piece.source, static_cast<size_t>(request.piece_bytes));
+  }
+  const int64_t bytes = request.piece_bytes * static_cast<int64_t>(request.pieces.size());
+  absl::Time end = absl::Now();
+  absl::Duration busy = end - begin;
+  if (bytes_per_second_ > 0) {
+    busy = absl::Seconds(static_cast<double>(bytes) / bytes_per_second_);
+    absl::Time& link_free = link_free_[static_cast<int>(request.direction)];
+    link_free = std::max(link_free, begin) + busy;
+    end = std::max(end, link_free);
+  }
+  finished_.push(
+      {end, CopyResult{request.id, absl::OkStatus(), bytes, absl::ToDoubleSeconds(busy)}});
+}
+
+void HostBlockCopier::Run() {
+  while (true) {
+    std::deque<CopyRequest> requests;
+    {
+      absl::MutexLock lock(&mutex_);
+      const absl::Time next = finished_.empty() ? absl::InfiniteFuture() : finished_.top().at;
+      mutex_.AwaitWithDeadline(absl::Condition(this, &HostBlockCopier::HasWork), next);
+      if (stop_) return;
+      // One at a time: what is still queued can be cancelled.
+      if (!requests_.empty()) {
+        requests.push_back(std::move(requests_.front()));
+        requests_.pop_front();
+      }
+    }
+    for (const CopyRequest& request : requests) CopyOne(request);
+    while (!finished_.empty() && finished_.top().at <= absl::Now()) {
+      done_(finished_.top().result);
+      finished_.pop();
+    }
+  }
+}
+
+}  // namespace slim
