@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
+#include "kvcache/planted_bug.h"
 
 namespace slim {
 
@@ -133,7 +134,9 @@ absl::StatusOr<KvPages> DiscreteKvManager::AcquireLayer(KvSequenceId id, int lay
   device_scratch_.clear();
   zero_scratch_.clear();
   SLIM_RETURN_IF_ERROR(service_->Acquire(id, layer, holds, &device_scratch_, &zero_scratch_));
-  for (const SlabId slab : zero_scratch_) device_->Zero(slab);
+  for (const SlabId slab : zero_scratch_) {
+    if (!Planted(PlantedBug::kStaleSlabReused)) device_->Zero(slab);
+  }
   std::vector<void*>& slabs = sequence->slabs[layer];
   slabs.clear();
   for (const SlabId slab : device_scratch_) slabs.push_back(device_->data(slab));

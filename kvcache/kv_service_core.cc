@@ -64,7 +64,9 @@ void KvServiceCore::UpdateEvictable(SlabId id) {
 
 SlabId KvServiceCore::TakeDeviceSlab(int above, bool may_evict) {
   const SlabId free = device_->AcquireForOverwrite();
-  if (free != kNoSlab || !may_evict) return free;
+  if (free != kNoSlab) return free;
+  pressure_step_ = step_;
+  if (!may_evict) return kNoSlab;
   const SlabId victim = evictable_.Furthest(above);
   if (victim == kNoSlab) return kNoSlab;
   Slab& slab = slabs_[victim];
@@ -134,6 +136,17 @@ void KvServiceCore::MaybeDrain(SlabId id) {
 
 // --- Steps.
 
+void KvServiceCore::AdaptAheadLimit() {
+  size_t layer = 1;
+  for (const std::vector<KvNeed>& needs : needs_) layer = std::max(layer, needs.size());
+  const bool late = counters_.prefetch_late > late_before_step_;
+  late_before_step_ = counters_.prefetch_late;
+  ahead_limit_ = late ? ahead_limit_ + ahead_limit_ / 2 + 1 : ahead_limit_ - ahead_limit_ / 32;
+  // At least two layers, at most half of the arena: the other half is in use or stays.
+  ahead_limit_ = std::max(ahead_limit_, 2 * static_cast<int64_t>(layer));
+  ahead_limit_ = std::min(ahead_limit_, std::max<int64_t>(1, device_->total_slabs() / 2));
+}
+
 void KvServiceCore::BeginStep(std::vector<std::vector<KvNeed>> needs) {
   ++step_;
   in_step_ = true;
@@ -141,6 +154,7 @@ void KvServiceCore::BeginStep(std::vector<std::vector<KvNeed>> needs) {
   cursor_layer_ = 0;
   cursor_index_ = 0;
   needs_ = std::move(needs);
+  AdaptAheadLimit();
   for (int layer = 0; layer < options_.num_layers; ++layer) {
     for (const KvNeed& need : needs_[layer]) {
       slabs_[need.slab].planned_step = step_;
@@ -182,11 +196,23 @@ void KvServiceCore::Unpin(SlabId id, bool writable) {
         slab.state = SlabState::kAbsent;
       }
     } else if (slab.writers == 0 && !slab.queued) {
-      slab.queued = true;
-      write_back_.push_back(id);
+      QueueWriteBack(id);
     }
   }
   UpdateEvictable(id);
+}
+
+void KvServiceCore::QueueWriteBack(SlabId id) {
+  slabs_[id].queued = true;
+  write_back_.push_back(id);
+  if (static_cast<int64_t>(write_back_.size()) <= 2 * device_->total_slabs()) return;
+  // Freed slabs leave their entry behind: drop those, and second entries of reused ones.
+  std::deque<SlabId> kept;
+  for (const SlabId entry : write_back_) {
+    if (std::exchange(slabs_[entry].queued, false)) kept.push_back(entry);
+  }
+  write_back_ = std::move(kept);
+  for (const SlabId entry : write_back_) slabs_[entry].queued = true;
 }
 
 void KvServiceCore::BeginAcquire(KvSequenceId sequence, int layer, absl::Span<const KvHold> holds,

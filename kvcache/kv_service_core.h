@@ -140,6 +140,8 @@ class KvServiceCore {
     if (slab.ahead) --ahead_;
     slab.ahead = false;
   }
+  void AdaptAheadLimit();
+  void QueueWriteBack(SlabId id);
   void Pin(SlabId id, bool writable);
   void Unpin(SlabId id, bool writable);
 
@@ -183,6 +185,13 @@ class KvServiceCore {
   absl::flat_hash_map<uint64_t, std::vector<std::pair<SlabId, SlabId>>> zombies_;
   int open_[2] = {0, 0};
   int64_t ahead_ = 0;
+  // How many slabs may be fetched ahead into room that others have to leave. Grows when slabs come
+  // late, shrinks while none does: what need not run ahead stays resident and is not copied at all.
+  int64_t ahead_limit_ = 1;
+  int64_t late_before_step_ = 0;
+  // The last step in which a device slab was wanted and none was free. Without such pressure
+  // nothing is written back: a slab that is about to be written again would only be in the way.
+  uint64_t pressure_step_ = 0;
   int64_t quarantined_ = 0;  // device slabs that zombies may still touch
   int64_t doomed_ = 0;
   std::vector<SlabId> drained_;

@@ -57,9 +57,8 @@ bool KvServiceCore::PlannedCopy(absl::Time now, int end_layer, CopyRequest* requ
       }
       const auto sequence = sequences_.find(need.sequence);
       if (sequence == sequences_.end() || !sequence->second.ok()) continue;
-      // Half of the arena holds what runs ahead, the other half what stays and what is in use.
-      const bool may_evict = ahead_ < std::max<int64_t>(1, device_->total_slabs() / 2);
-      const SlabId device = TakeDeviceSlab(/*above=*/cursor_layer_, may_evict);
+      const SlabId device =
+          TakeDeviceSlab(/*above=*/cursor_layer_, /*may_evict=*/ahead_ < ahead_limit_);
       if (device == kNoSlab) break;
       Attach(need.slab, device, SlabState::kToDevice);
       slabs_[need.slab].ahead = slabs_[need.slab].unused = true;
@@ -76,7 +75,7 @@ bool KvServiceCore::PlannedCopy(absl::Time now, int end_layer, CopyRequest* requ
 }
 
 bool KvServiceCore::WriteBackCopy(absl::Time now, CopyRequest* request) {
-  if (open_[1] >= kMaxOpenToHost) return false;
+  if (open_[1] >= kMaxOpenToHost || pressure_step_ + 1 < step_) return false;
   Transfer transfer;
   transfer.direction = CopyDirection::kToHost;
   while (!write_back_.empty() && transfer.slabs.size() < kMaxSlabsPerCopy) {

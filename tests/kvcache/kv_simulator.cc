@@ -61,9 +61,12 @@ void KvSimulator::Setup() {
   // From a pool that only just holds one sequence to one that holds several.
   const int64_t one = most_blocks * options_.num_layers;
   const int64_t host = one + static_cast<int64_t>(Random(4 * one + 1));
-  const int64_t arena = 2 * most_blocks + static_cast<int64_t>(Random(host + 1));
+  // The arena: what one layer of one sequence needs at the least, all of the pool at the most.
+  int64_t arena = most_blocks;
+  if (Chance(85)) arena = 2 * most_blocks + static_cast<int64_t>(Random(2 * most_blocks + 1));
+  if (Chance(20)) arena = 2 * most_blocks + static_cast<int64_t>(Random(host + 1));
   options_.host_bytes = host * slab;
-  options_.device_bytes = (Chance(90) ? arena : host) * slab;
+  options_.device_bytes = arena * slab;
   const bool unified = Chance(8);
   fault_percent_ = Chance(50) ? 0 : 1 + static_cast<int>(Random(4));
   delay_percent_ = static_cast<int>(Random(95));
@@ -143,8 +146,7 @@ void KvSimulator::Submit() {
       if (i == 0 || b == 0 || b == last_block || Chance(50)) g.prompt_blocks.push_back(b);
     }
     specs.push_back({g.first_layer, g.end_layer - g.first_layer,
-                     static_cast<int64_t>(g.prompt_blocks.size()) + new_blocks,
-                     g.last_layer_full});
+                     static_cast<int64_t>(g.prompt_blocks.size()) + new_blocks, g.last_layer_full});
     s.segments.push_back(std::move(g));
   }
   s.hidden.resize(s.prompt + s.max_new);
@@ -296,15 +298,15 @@ void KvSimulator::RunLayers(std::vector<Work>& works) {
     int64_t together = 0;
     for (const Work& work : works) {
       if (layer < work.first_layer || layer >= work.end_layer || work.sequence->dead) continue;
-      const Segment& g = work.sequence->segments[layer < work.sequence->segments[0].end_layer
-                                                     ? 0 : 1];
+      const Segment& g =
+          work.sequence->segments[layer < work.sequence->segments[0].end_layer ? 0 : 1];
       together += static_cast<int64_t>(Expected(g, layer).size());
     }
     // All sequences of a layer at a time where the manager says that it can, else one by one.
     const bool batch = together <= kv_->max_layer_slabs_per_step() && Chance(70);
     for (Work& work : works) {
-      work.acquired = layer >= work.first_layer && layer < work.end_layer &&
-                      !work.sequence->dead && AcquireOne(work, layer);
+      work.acquired = layer >= work.first_layer && layer < work.end_layer && !work.sequence->dead &&
+                      AcquireOne(work, layer);
       if (!ok()) break;
       if (work.acquired && !batch) {
         kv_->ReleaseLayer(work.sequence->id, layer);
@@ -451,9 +453,9 @@ void KvSimulator::ComputeLayer(Work& work, int layer, const KvPages& pages) {
         const uint64_t value = position < end ? s.values[layer][position] : 0;
         const uint64_t second = position < end ? Mix(value, 1) : 0;
         if (slab[slot] != value || slab[kBlock + slot] != second) {
-          return Fail(absl::StrCat("layer ", layer, " position ", position, " (row ", p,
-                                   "): read ", slab[slot], " ", slab[kBlock + slot],
-                                   " instead of ", value, " ", second));
+          return Fail(absl::StrCat("layer ", layer, " position ", position, " (row ", p, "): read ",
+                                   slab[slot], " ", slab[kBlock + slot], " instead of ", value, " ",
+                                   second));
         }
       }
     }
@@ -473,11 +475,11 @@ void KvSimulator::ComputeLayer(Work& work, int layer, const KvPages& pages) {
 
 SlabId KvSimulator::HostSlabOf(const void* data) const {
   const BlockPool& pool = discrete_->host_pool();
-  const int64_t stride = pool.total_slabs() > 1 ? static_cast<char*>(pool.data(1)) -
-                                                      static_cast<char*>(pool.data(0))
-                                                : 1;
-  return static_cast<SlabId>(
-      (static_cast<const char*>(data) - static_cast<char*>(pool.data(0))) / stride);
+  const int64_t stride = pool.total_slabs() > 1
+                             ? static_cast<char*>(pool.data(1)) - static_cast<char*>(pool.data(0))
+                             : 1;
+  return static_cast<SlabId>((static_cast<const char*>(data) - static_cast<char*>(pool.data(0))) /
+                             stride);
 }
 
 void KvSimulator::Taint(const CopyRequest& request) {
@@ -501,8 +503,8 @@ bool KvSimulator::IsTainted(const Sequence& s) const {
 }
 
 void KvSimulator::CheckAbort(const Sequence& s, const absl::Status& status) {
-  const bool known = status.code() == absl::StatusCode::kAborted ||
-                     status.code() == absl::StatusCode::kDataLoss;
+  const bool known =
+      status.code() == absl::StatusCode::kAborted || status.code() == absl::StatusCode::kDataLoss;
   // While timed-out copies keep arena slabs in quarantine, a layer may find no room in time.
   const bool excused = discrete_ != nullptr && (IsTainted(s) || copier_->any_cancelled());
   if (!known || !excused) {
@@ -547,6 +549,10 @@ void KvSimulator::Chaos(bool must_progress) {
   }
   if (Chance(5)) clock_.Advance(kTimeout / 4);
   if (Chance(50)) discrete_->service().Pump();
+  if (Chance(10)) {
+    const absl::Status status = kv_->CheckInvariants();
+    if (!status.ok()) Fail(std::string(status.message()));
+  }
 }
 
 void KvSimulator::Quiesce() {

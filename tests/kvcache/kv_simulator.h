@@ -59,13 +59,13 @@ class KvSimulator {
   };
   struct Sequence {
     KvSequenceId id{};
-    int prompt = 0;     // tokens
+    int prompt = 0;  // tokens
     int max_new = 0;
-    int source = 0;     // which text the prompt is a prefix of
+    int source = 0;  // which text the prompt is a prefix of
     std::vector<uint64_t> tokens;
     std::vector<Segment> segments;
-    int segment = 0;    // being prefilled; segments.size(): decoding
-    size_t next_block = 0;  // index into prompt_blocks of the next chunk
+    int segment = 0;                            // being prefilled; segments.size(): decoding
+    size_t next_block = 0;                      // index into prompt_blocks of the next chunk
     std::vector<uint64_t> hidden;               // by position
     std::vector<std::vector<uint64_t>> values;  // [layer][position]: the shadow
     bool dead = false;
