@@ -4,8 +4,6 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/time/clock.h"
-
 namespace slim {
 
 HostBlockCopier::HostBlockCopier(double bytes_per_second)
@@ -13,24 +11,26 @@ HostBlockCopier::HostBlockCopier(double bytes_per_second)
 
 HostBlockCopier::~HostBlockCopier() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stop_ = true;
+    mutex_.NotifyAll();
   }
   thread_.join();
 }
 
 void HostBlockCopier::SetDone(Done done) {
-  absl::MutexLock lock(&mutex_);  // publishes `done_` to the copy thread
+  MutexLock lock(&mutex_);  // publishes `done_` to the copy thread
   done_ = std::move(done);
 }
 
 void HostBlockCopier::Enqueue(CopyRequest request) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   requests_.push_back(std::move(request));
+  mutex_.NotifyAll();
 }
 
 bool HostBlockCopier::Cancel(uint64_t id) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   auto it = std::find_if(requests_.begin(), requests_.end(),
                          [id](const CopyRequest& request) { return request.id == id; });
   // Not queued: being copied, or copied and its completion on the way.
@@ -40,12 +40,12 @@ bool HostBlockCopier::Cancel(uint64_t id) {
 }
 
 void HostBlockCopier::CopyOne(const CopyRequest& request) {
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = clock_.Now();
   for (const CopyPiece& piece : request.pieces) {
     std::memcpy(piece.destination, piece.source, static_cast<size_t>(request.piece_bytes));
   }
   const int64_t bytes = request.piece_bytes * static_cast<int64_t>(request.pieces.size());
-  absl::Time end = absl::Now();
+  absl::Time end = clock_.Now();
   absl::Duration busy = end - begin;
   if (bytes_per_second_ > 0) {
     busy = absl::Seconds(static_cast<double>(bytes) / bytes_per_second_);
@@ -61,9 +61,13 @@ void HostBlockCopier::Run() {
   while (true) {
     std::deque<CopyRequest> requests;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       const absl::Time next = finished_.empty() ? absl::InfiniteFuture() : finished_.top().at;
-      mutex_.AwaitWithDeadline(absl::Condition(this, &HostBlockCopier::HasWork), next);
+      while (!stop_ && requests_.empty()) {
+        const absl::Duration left = next - clock_.Now();
+        if (left <= absl::ZeroDuration()) break;
+        mutex_.WaitWithTimeout(left);
+      }
       if (stop_) return;
       // One at a time: what is still queued can be cancelled.
       if (!requests_.empty()) {
@@ -72,7 +76,7 @@ void HostBlockCopier::Run() {
       }
     }
     for (const CopyRequest& request : requests) CopyOne(request);
-    while (!finished_.empty() && finished_.top().at <= absl::Now()) {
+    while (!finished_.empty() && finished_.top().at <= clock_.Now()) {
       done_(finished_.top().result);
       finished_.pop();
     }

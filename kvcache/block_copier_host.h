@@ -12,8 +12,9 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "engine/base/clock.h"
+#include "engine/base/mutex.h"
 #include "kvcache/block_copier.h"
 
 namespace slim {
@@ -37,15 +38,15 @@ class HostBlockCopier final : public BlockCopier {
 
   void Run();
   void CopyOne(const CopyRequest& request);
-  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stop_ || !requests_.empty(); }
 
+  const SteadyClock clock_;
   const double bytes_per_second_;
   Done done_;
   // Touched by the copy thread only.
   absl::Time link_free_[2] = {absl::InfinitePast(), absl::InfinitePast()};
   std::priority_queue<Finished> finished_;
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<CopyRequest> requests_ ABSL_GUARDED_BY(mutex_);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;  // last: it uses all of the above

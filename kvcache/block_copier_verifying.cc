@@ -36,7 +36,7 @@ void VerifyingCopier::Enqueue(CopyRequest request) {
     open.hashes.push_back(HashBytes(piece.source, request.piece_bytes));
   }
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     open_.emplace(request.id, std::move(open));
   }
   inner_->Enqueue(std::move(request));
@@ -44,7 +44,7 @@ void VerifyingCopier::Enqueue(CopyRequest request) {
 
 bool VerifyingCopier::Cancel(uint64_t id) {
   if (!inner_->Cancel(id)) return false;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   open_.erase(id);
   return true;
 }
@@ -52,7 +52,7 @@ bool VerifyingCopier::Cancel(uint64_t id) {
 void VerifyingCopier::OnDone(CopyResult result) {
   Open open;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     auto it = open_.find(result.id);
     if (it != open_.end()) {
       open = std::move(it->second);

@@ -10,7 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/synchronization/mutex.h"
+#include "engine/base/mutex.h"
 #include "kvcache/block_copier.h"
 
 namespace slim {
@@ -32,7 +32,7 @@ class VerifyingCopier final : public BlockCopier {
   void OnDone(CopyResult result);
 
   Done done_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   absl::flat_hash_map<uint64_t, Open> open_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<BlockCopier> inner_;  // last: its destructor ends the completions
 };

@@ -17,8 +17,9 @@ KvService::KvService(const KvServiceCore::Options& options, BlockPool* host, Blo
 
 KvService::~KvService() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stop_ = true;
+    mutex_.NotifyAll();
   }
   if (thread_.joinable()) thread_.join();
   copier_.reset();  // no completion after this line
@@ -27,9 +28,12 @@ KvService::~KvService() {
 void KvService::Run() {
   while (true) {
     {
-      absl::MutexLock lock(&mutex_);
-      mutex_.AwaitWithTimeout(absl::Condition(this, &KvService::HasWork),
-                              core_.NextDeadline() - clock_->Now());
+      MutexLock lock(&mutex_);
+      while (!work_ && !stop_) {
+        const absl::Duration left = core_.NextDeadline() - clock_->Now();
+        if (left <= absl::ZeroDuration()) break;
+        mutex_.WaitWithTimeout(left);
+      }
       if (stop_) return;
       work_ = false;
     }
@@ -41,34 +45,38 @@ void KvService::Pump() {
   const absl::Time now = clock_->Now();
   std::vector<uint64_t> expired;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     expired = core_.Expired(now);
+    mutex_.NotifyAll();  // a demand may have been given up
   }
   for (const uint64_t id : expired) {
     const bool memory_is_safe = copier_->Cancel(id);
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     core_.OnExpired(id, memory_is_safe, now);
+    mutex_.NotifyAll();
   }
   while (true) {
     CopyRequest request;
     {
-      absl::MutexLock lock(&mutex_);
-      if (!core_.NextCopy(now, &request)) return;
+      MutexLock lock(&mutex_);
+      const bool found = core_.NextCopy(now, &request);
+      if (core_.acquire_done()) mutex_.NotifyAll();
+      if (!found) return;
     }
     copier_->Enqueue(std::move(request));
   }
 }
 
 void KvService::OnDone(const CopyResult& result) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   core_.OnCopyDone(result);
-  work_ = true;
+  Post();
 }
 
 void KvService::WaitForDemand() {
   const absl::Time begin = clock_->Now();
   if (!idle_) {
-    mutex_.Await(absl::Condition(this, &KvService::AcquireDone));
+    while (!core_.acquire_done()) mutex_.Wait();
   } else {
     while (!core_.acquire_done()) {
       mutex_.Unlock();
@@ -85,70 +93,70 @@ void KvService::WaitForDemand() {
 
 absl::Status KvService::Acquire(KvSequenceId sequence, int layer, absl::Span<const KvHold> holds,
                                 std::vector<SlabId>* device, std::vector<SlabId>* to_zero) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   core_.BeginAcquire(sequence, layer, holds, clock_->Now());
-  work_ = true;
+  Post();
   if (!core_.acquire_done()) WaitForDemand();
   return core_.FinishAcquire(device, to_zero);
 }
 
 void KvService::Release(absl::Span<const KvHold> holds) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   core_.Release(holds);
-  work_ = true;
+  Post();
 }
 
 void KvService::AddSequence(KvSequenceId sequence) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   core_.AddSequence(sequence);
 }
 
 void KvService::ForgetSequence(KvSequenceId sequence) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   core_.ForgetSequence(sequence);
 }
 
 bool KvService::FreeSlab(SlabId slab) {
-  absl::MutexLock lock(&mutex_);
-  work_ = true;  // room on the device
+  MutexLock lock(&mutex_);
+  Post();  // room on the device
   return core_.FreeSlab(slab);
 }
 
 std::vector<SlabId> KvService::TakeDrained() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return core_.TakeDrained();
 }
 
 bool KvService::AnyLost(absl::Span<const SlabId> slabs) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return core_.AnyLost(slabs);
 }
 
 void KvService::BeginStep(std::vector<std::vector<KvNeed>> needs) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   core_.BeginStep(std::move(needs));
-  work_ = true;
+  Post();
 }
 
 void KvService::EndStep() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   core_.EndStep();
-  work_ = true;
+  Post();
 }
 
 int64_t KvService::open_transfers() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return core_.open_transfers();
 }
 
 void KvService::AddStats(KvStats* stats) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   core_.AddStats(stats);
   stats->stall_seconds = absl::ToDoubleSeconds(stall_);
 }
 
 absl::Status KvService::Check(int64_t held) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return core_.Check(held);
 }
 

@@ -14,9 +14,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "engine/base/clock.h"
+#include "engine/base/mutex.h"
 #include "kvcache/block_copier.h"
 #include "kvcache/kv_service_core.h"
 
@@ -55,12 +55,15 @@ class KvService {
   void Run();
   void OnDone(const CopyResult& result);
   void WaitForDemand() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return work_ || stop_; }
-  bool AcquireDone() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return core_.acquire_done(); }
+  // Something changed that the thread, or a waiting layer, may be waiting for.
+  void Post() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    work_ = true;
+    mutex_.NotifyAll();
+  }
 
   const Clock* const clock_;
   const std::function<void()> idle_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   KvServiceCore core_ ABSL_GUARDED_BY(mutex_);
   absl::Duration stall_ ABSL_GUARDED_BY(mutex_);
   bool work_ ABSL_GUARDED_BY(mutex_) = false;

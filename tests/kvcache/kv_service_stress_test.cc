@@ -1,10 +1,10 @@
 // The real threads: worker (this one), service, copier, and readers of the statistics.
 #include <atomic>
+#include <future>
 #include <random>
 #include <thread>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
 #include "kvcache/block_copier_host.h"
 #include "kvcache/block_copier_verifying.h"
@@ -149,12 +149,8 @@ TEST(KvServiceStressTest, AManagerCanBeDestroyedWithCopiesUnderWay) {
 TEST(HostBlockCopierTest, CopiesAndPlaysALinkOfTheGivenSpeed) {
   std::vector<char> source(1 << 20, 7), destination(1 << 20, 0);
   HostBlockCopier copier(100e6);  // 1 MiB takes 10.5 ms
-  absl::Notification done;
-  CopyResult result;
-  copier.SetDone([&](const CopyResult& r) {
-    result = r;
-    done.Notify();
-  });
+  std::promise<CopyResult> done;
+  copier.SetDone([&](const CopyResult& r) { done.set_value(r); });
   const auto begin = SteadyClock().Now();
   CopyRequest request;
   request.id = 5;
@@ -162,7 +158,7 @@ TEST(HostBlockCopierTest, CopiesAndPlaysALinkOfTheGivenSpeed) {
   request.pieces = {{source.data(), destination.data()},
                     {source.data() + (1 << 19), destination.data() + (1 << 19)}};
   copier.Enqueue(std::move(request));
-  done.WaitForNotification();
+  const CopyResult result = done.get_future().get();
   EXPECT_GE(SteadyClock().Now() - begin, absl::Milliseconds(10));
   EXPECT_EQ(result.id, 5u);
   EXPECT_EQ(result.bytes, 1 << 20);
