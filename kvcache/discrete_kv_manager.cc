@@ -97,7 +97,19 @@ void DiscreteKvManager::SealBlocks(KvSequenceId sequence, int segment, int32_t e
 
 absl::Status DiscreteKvManager::SetActiveBlocks(KvSequenceId sequence, int segment,
                                                 absl::Span<const int32_t> block_ids) {
-  return sequences_.SetActive(sequence, segment, block_ids);
+  SLIM_RETURN_IF_ERROR(sequences_.SetActive(sequence, segment, block_ids));
+  // One decision names the slabs of all layers of the segment: fetch them before they are asked
+  // for.
+  KvSequence& changed = **sequences_.Find(sequence);
+  const BlockTable& table = changed.segments[segment];
+  const int begin = std::max(table.spec().first_layer, changed.declared_begin);
+  const int end = std::min(table.end_layer(), changed.declared_end);
+  for (int layer = begin; layer < end; ++layer) {
+    std::vector<SlabId> slabs;
+    for (const KvPage* page : table.ViewOf(layer).pages) slabs.push_back(page->slab(layer));
+    service_->ReplaceNeeds(sequence, layer, slabs);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status DiscreteKvManager::BeginStep(absl::Span<const KvUse> uses) {

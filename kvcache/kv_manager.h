@@ -141,7 +141,8 @@ class KvManager {
   virtual void RemoveSequence(KvSequenceId sequence) = 0;
 
   // Appends empty (zeroed) pages to a segment; ids ascending and above those already there.
-  // RESOURCE_EXHAUSTED when that exceeds the segment's max_blocks.
+  // RESOURCE_EXHAUSTED when that exceeds the segment's max_blocks, FAILED_PRECONDITION while a
+  // layer of the segment is acquired.
   virtual absl::Status AppendBlocks(KvSequenceId sequence, int segment,
                                     absl::Span<const int32_t> block_ids) = 0;
 
@@ -151,6 +152,8 @@ class KvManager {
 
   // RESELECT: only these prompt blocks of `segment` (ascending, all present) and every unsealed
   // page are acquired from now on; the others may leave the device. Empty span: all are active.
+  // May be called inside a step, before the segment's layers are acquired: the prefetch of the step
+  // follows. FAILED_PRECONDITION while a layer of the segment is acquired.
   virtual absl::Status SetActiveBlocks(KvSequenceId sequence, int segment,
                                        absl::Span<const int32_t> block_ids) = 0;
 

@@ -138,6 +138,12 @@ void KvService::BeginStep(std::vector<std::vector<KvNeed>> needs) {
   Post();
 }
 
+void KvService::ReplaceNeeds(KvSequenceId sequence, int layer, absl::Span<const SlabId> slabs) {
+  MutexLock lock(&mutex_);
+  core_.ReplaceNeeds(sequence, layer, slabs);
+  Post();
+}
+
 void KvService::EndStep() {
   MutexLock lock(&mutex_);
   core_.EndStep();

@@ -39,6 +39,7 @@ class KvService {
   std::vector<SlabId> TakeDrained();
   bool AnyLost(absl::Span<const SlabId> slabs) const;
   void BeginStep(std::vector<std::vector<KvNeed>> needs);
+  void ReplaceNeeds(KvSequenceId sequence, int layer, absl::Span<const SlabId> slabs);
   void EndStep();
   // Waits until all holds are on the device, at most a few transfer time-outs.
   absl::Status Acquire(KvSequenceId sequence, int layer, absl::Span<const KvHold> holds,

@@ -1,11 +1,10 @@
-// The worker's side of the state machine: plan, pins, eviction, freeing, and the checks.
-// kv_service_transfers.cc has the copies.
+// The worker's side of the state machine: plan, pins, eviction and freeing.
+// kv_service_transfers.cc has the copies, kv_service_check.cc the numbers and the checks.
 #include "kvcache/kv_service_core.h"
 
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
 #include "kvcache/planted_bug.h"
 
@@ -169,6 +168,34 @@ void KvServiceCore::BeginStep(std::vector<std::vector<KvNeed>> needs) {
   }
 }
 
+void KvServiceCore::ReplaceNeeds(KvSequenceId sequence, int layer, absl::Span<const SlabId> slabs) {
+  std::vector<KvNeed>& needs = needs_[layer];
+  std::vector<SlabId> changed(slabs.begin(), slabs.end());
+  for (const KvNeed& need : needs) {
+    if (need.sequence != sequence || need.slab == kNoSlab) continue;
+    slabs_[need.slab].planned_step = 0;
+    changed.push_back(need.slab);
+  }
+  needs.erase(std::remove_if(needs.begin(), needs.end(),
+                             [=](const KvNeed& need) { return need.sequence == sequence; }),
+              needs.end());
+  for (const SlabId id : slabs) needs.push_back({id, sequence});
+  // Others may read the slabs that this sequence no longer does.
+  for (const KvNeed& need : needs) {
+    if (need.slab == kNoSlab) continue;
+    slabs_[need.slab].planned_step = step_;
+    slabs_[need.slab].layer = layer;
+  }
+  for (const SlabId id : changed) {
+    if (slabs_[id].planned_step != step_) ClearAhead(slabs_[id]);
+    UpdateEvictable(id);
+  }
+  if (cursor_layer_ >= layer) {
+    cursor_layer_ = layer;
+    cursor_index_ = 0;
+  }
+}
+
 void KvServiceCore::EndStep() {
   in_step_ = false;
   current_layer_ = options_.num_layers;
@@ -309,91 +336,6 @@ void KvServiceCore::Release(absl::Span<const KvHold> holds) {
     if (hold.writable && slab.state == SlabState::kBoth) slab.state = SlabState::kDevice;
     Unpin(hold.slab, hold.writable);
   }
-}
-
-// --- Numbers and checks.
-
-bool KvServiceCore::AnyLost(absl::Span<const SlabId> slabs) const {
-  return std::any_of(slabs.begin(), slabs.end(), [this](SlabId id) { return slabs_[id].lost; });
-}
-
-void KvServiceCore::AddStats(KvStats* stats) const {
-  *stats = counters_;
-  KvTierStats& tier = stats->device;
-  int64_t doomed = 0;
-  if (doomed_ > 0) {
-    for (const SlabId id : device_owner_) doomed += id != kNoSlab && slabs_[id].doomed;
-  }
-  tier.total_slabs = device_->total_slabs();
-  tier.free_slabs = device_->free_slabs();
-  tier.cached_slabs = evictable_.size();
-  tier.held_by_transfer_slabs = quarantined_ + doomed;
-  tier.used_slabs =
-      tier.total_slabs - tier.free_slabs - tier.cached_slabs - tier.held_by_transfer_slabs;
-}
-
-absl::Status KvServiceCore::CheckSlab(SlabId id) const {
-  const Slab& s = slabs_[id];
-  const bool in_flight = s.state == SlabState::kToDevice || s.state == SlabState::kToHost;
-  const bool has_device = OnDevice(s.state) || in_flight;
-  const bool live = host_->is_taken(id);
-  const char* broken = nullptr;
-  if (has_device != (s.device != kNoSlab)) broken = "state and device slab disagree";
-  if (s.device != kNoSlab && (device_owner_[s.device] != id || !device_->is_taken(s.device))) {
-    broken = "device slab belongs to another slab or to nobody";
-  }
-  if (!live && (has_device || s.pins > 0 || s.zombies > 0)) broken = "free slab still in use (R1)";
-  if (s.pins < 0 || s.writers < 0 || s.writers > s.pins) broken = "pins wrong";
-  if (s.doomed && s.pins > 0) broken = "freed slab pinned";
-  const bool evictable = s.state == SlabState::kBoth && s.pins == 0 && !s.doomed;
-  if (evictable_.Contains(id) != evictable) broken = "eviction order wrong";
-  if (s.state == SlabState::kDevice && s.writers == 0 && s.pins == 0 && !s.queued) {
-    broken = "unsaved slab forgotten";
-  }
-  if (broken == nullptr) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("slab ", id, " state ", static_cast<int>(s.state),
-                                          " device ", s.device, " pins ", s.pins, ": ", broken));
-}
-
-absl::Status KvServiceCore::Check(int64_t held) const {
-  int64_t ahead = 0, doomed = 0, attached = 0, in_flight = 0, zombies = 0;
-  for (size_t i = 0; i < slabs_.size(); ++i) {
-    absl::Status status = CheckSlab(static_cast<SlabId>(i));
-    if (!status.ok()) return status;
-    const Slab& s = slabs_[i];
-    ahead += s.ahead;
-    doomed += s.doomed;
-    zombies += s.zombies;
-    attached += s.device != kNoSlab;
-    in_flight += s.state == SlabState::kToDevice || s.state == SlabState::kToHost;
-  }
-  int64_t open[2] = {0, 0}, moving = 0, haunted = 0;
-  for (const auto& [id, transfer] : transfers_) {
-    ++open[static_cast<int>(transfer.direction)];
-    moving += static_cast<int64_t>(transfer.slabs.size());
-    for (const auto& [slab, device] : transfer.slabs) {
-      if (slabs_[slab].device != device) {
-        return absl::InternalError(absl::StrCat("copy ", id, " moves slab ", slab, " elsewhere"));
-      }
-    }
-  }
-  for (const auto& [id, slabs] : zombies_) haunted += static_cast<int64_t>(slabs.size());
-  const int64_t started = static_cast<int64_t>(last_transfer_);
-  const bool ok =
-      ahead == ahead_ && doomed == doomed_ && moving == in_flight && haunted == zombies &&
-      haunted == quarantined_ && open[0] == open_[0] && open[1] == open_[1] &&
-      doomed + static_cast<int64_t>(drained_.size()) == held &&
-      attached + quarantined_ + device_->free_slabs() == device_->total_slabs() &&
-      // R2: each transfer ends exactly once.
-      started == transfers_done_ + transfers_failed_ + transfers_timed_out_ + open_transfers();
-  if (ok) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat(
-      "KV service: ahead ", ahead, "/", ahead_, " doomed ", doomed, "/", doomed_, " held ", held,
-      " drained ", drained_.size(), " in flight ", in_flight, "/", moving, " open ", open[0], "/",
-      open_[0], " ", open[1], "/", open_[1], " quarantined ", quarantined_, "/", haunted, "/",
-      zombies, " attached ", attached, " free ", device_->free_slabs(), " of ",
-      device_->total_slabs(), " transfers ", started, " = ", transfers_done_, " + ",
-      transfers_failed_, " + ", transfers_timed_out_, " + ", open_transfers()));
 }
 
 }  // namespace slim

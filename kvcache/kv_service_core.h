@@ -62,6 +62,8 @@ class KvServiceCore {
 
   // needs[layer]: what the step reads of that layer, in the order of use.
   void BeginStep(std::vector<std::vector<KvNeed>> needs);
+  // The rest of the step reads other slabs of `layer` for `sequence` than BeginStep said.
+  void ReplaceNeeds(KvSequenceId sequence, int layer, absl::Span<const SlabId> slabs);
   void EndStep();
 
   // Pins the holds and asks for what is not on the device; one acquisition at a time.

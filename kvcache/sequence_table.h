@@ -79,6 +79,8 @@ class SequenceTable {
  private:
   absl::Status CheckSegments(absl::Span<const KvSegmentSpec> segments, int64_t* slabs) const;
   absl::StatusOr<BlockTable*> FindTable(KvSequenceId id, int segment) const;
+  // As FindTable; FAILED_PRECONDITION while a layer of the segment is acquired.
+  absl::StatusOr<BlockTable*> FindTableToChange(KvSequenceId id, int segment) const;
 
   PageLedger* const ledger_;
   const int num_layers_;

@@ -154,6 +154,51 @@ TEST_F(DiscreteKvManagerTest, InactiveBlocksAreNotFetched) {
   EXPECT_TRUE(ReadAll(a, 1).ok());
 }
 
+TEST_F(DiscreteKvManagerTest, ASelectionInsideAStepIsPrefetchedForTheLayersToCome) {
+  MakeLayers(4, 64, 8);
+  auto a = kv_->AddSequence({{0, 1, 4}, {1, 3, 4}});
+  ASSERT_TRUE(a.ok());
+  ASSERT_TRUE(kv_->AppendBlocks(*a, 0, {0, 1, 2, 3}).ok());
+  ASSERT_TRUE(kv_->AppendBlocks(*a, 1, {0, 1, 2, 3}).ok());
+  ASSERT_TRUE(kv_->BeginStep({KvUse{*a, 0, 4}}).ok());
+  for (int layer = 0; layer < 4; ++layer) {
+    auto pages = kv_->AcquireLayer(*a, layer);
+    ASSERT_TRUE(pages.ok());
+    for (int block = 0; block < 4; ++block) {
+      *static_cast<int32_t*>(pages->slabs[block]) = Mark(1, layer, block);
+    }
+    kv_->ReleaseLayer(*a, layer);
+  }
+  kv_->EndStep();
+  kv_->SealBlocks(*a, 0, 4);
+  kv_->SealBlocks(*a, 1, 4);
+  const std::vector<int32_t> sets[] = {{0, 1}, {2, 3}, {1, 2}};
+  for (int round = 0; round < 6; ++round) {
+    const std::vector<int32_t>& chosen = sets[round % 3];
+    CompleteAll();
+    ASSERT_TRUE(kv_->BeginStep({KvUse{*a, 0, 4, 1 << 30}}).ok());
+    CompleteAll();
+    ASSERT_TRUE(kv_->AcquireLayer(*a, 0).ok());
+    EXPECT_EQ(kv_->SetActiveBlocks(*a, 0, chosen).code(), StatusCode::kFailedPrecondition);
+    ASSERT_TRUE(kv_->SetActiveBlocks(*a, 1, chosen).ok());
+    kv_->ReleaseLayer(*a, 0);
+    for (int layer = 1; layer < 4; ++layer) {
+      CompleteAll();
+      const int64_t late = kv_->stats().prefetch_late;
+      auto pages = kv_->AcquireLayer(*a, layer);
+      ASSERT_TRUE(pages.ok());
+      EXPECT_EQ(kv_->stats().prefetch_late, late) << "round " << round << " layer " << layer;
+      ASSERT_EQ(std::vector<int32_t>(pages->block_ids.begin(), pages->block_ids.end()), chosen);
+      for (int i = 0; i < 2; ++i) {
+        EXPECT_EQ(*static_cast<int32_t*>(pages->slabs[i]), Mark(1, layer, chosen[i]));
+      }
+      kv_->ReleaseLayer(*a, layer);
+      Check();
+    }
+    kv_->EndStep();
+  }
+}
+
 TEST_F(DiscreteKvManagerTest, AdoptedPagesAreReadByBothAndFreedOnce) {
   MakeLayers(2, 32, 6);
   const KvSequenceId a = Written(3, 1);

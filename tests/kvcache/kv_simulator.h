@@ -44,7 +44,14 @@ class KvSimulator {
   ~KvSimulator();
   KvSimulationResult Run();
 
+  static uint64_t Mix(uint64_t a, uint64_t b) {
+    uint64_t x = (a ^ (b + 0x9E3779B97F4A7C15u)) * 0xBF58476D1CE4E5B9u;
+    x ^= x >> 29;
+    return x * 0x94D049BB133111EBu ^ (x >> 32);
+  }
+
  private:
+  static constexpr absl::Duration kTimeout = absl::Milliseconds(160);
   static constexpr int kBlock = 4;  // tokens per block; a slab is 8 words
   static constexpr int kWords = 2 * kBlock;
 
@@ -104,6 +111,7 @@ class KvSimulator {
   void FinishWork(Work& work);
   void Seal(Sequence& s, size_t segment, int32_t end_block);
   void Reselect();
+  void ReselectSegment(Sequence& s, size_t index);
   void Publish(Sequence& s);
   void EvictCache();
   void Chaos(bool must_progress);
