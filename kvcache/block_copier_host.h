@@ -1,6 +1,7 @@
-// Copies with memcpy on a thread of its own. With a bandwidth it plays a link: each direction
-// carries one request at a time and a request completes no earlier than such a link would end it,
-// so that benches and tests can run the KV manager as it would run beside an accelerator.
+// Copies with memcpy. Without a bandwidth it copies inside Enqueue, on the service thread, which
+// saves a change of threads per copy. With one it plays a link, on a thread of its own: each
+// direction carries one request at a time and a request completes no earlier than such a link would
+// end it, so that benches and tests run the KV manager as it would run beside an accelerator.
 // Thread rule as BlockCopier. Owns its thread.
 #ifndef KVCACHE_BLOCK_COPIER_HOST_H_
 #define KVCACHE_BLOCK_COPIER_HOST_H_
@@ -37,7 +38,7 @@ class HostBlockCopier final : public BlockCopier {
   };
 
   void Run();
-  void CopyOne(const CopyRequest& request);
+  Finished CopyOne(const CopyRequest& request);
 
   const SteadyClock clock_;
   const double bytes_per_second_;
@@ -49,7 +50,7 @@ class HostBlockCopier final : public BlockCopier {
   Mutex mutex_;
   std::deque<CopyRequest> requests_ ABSL_GUARDED_BY(mutex_);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread thread_;  // last: it uses all of the above
+  std::thread thread_;  // with a bandwidth only; last: it uses all of the above
 };
 
 }  // namespace slim

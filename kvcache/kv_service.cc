@@ -59,7 +59,7 @@ void KvService::Pump() {
     CopyRequest request;
     {
       MutexLock lock(&mutex_);
-      const bool found = core_.NextCopy(now, &request);
+      const bool found = core_.NextCopy(clock_->Now(), &request);
       if (core_.acquire_done()) mutex_.NotifyAll();
       if (!found) return;
     }

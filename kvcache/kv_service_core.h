@@ -45,7 +45,7 @@ class KvServiceCore {
     absl::Duration transfer_timeout = absl::Seconds(10);
   };
   // In flight at a time, so that a later but more urgent copy waits behind little.
-  static constexpr int kMaxOpenToDevice = 4;
+  static constexpr int kMaxOpenToDevice = 6;
   static constexpr int kMaxOpenToHost = 2;
   static constexpr int kMaxSlabsPerCopy = 16;
 
