@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kvcache/planted_bug.h"
 
 namespace slim {
 namespace {
@@ -44,6 +45,7 @@ void BlockTable::Append(std::shared_ptr<KvPage> page) {
 }
 
 void BlockTable::Seal(int32_t end_block) {
+  if (Planted(PlantedBug::kSealOnePastEnd)) ++end_block;
   for (KvPage* page : all_pages_) {
     if (page->block_id() >= end_block) break;
     page->Seal();
@@ -68,7 +70,8 @@ absl::Status BlockTable::SetActive(absl::Span<const int32_t> block_ids) {
   for (KvPage* page : all_pages_) {
     const bool named = wanted != block_ids.end() && *wanted == page->block_id();
     if (named) ++wanted;
-    if (!named && page->sealed()) continue;
+    const bool keep = !page->sealed() && !Planted(PlantedBug::kActiveDropsUnsealed);
+    if (!named && !keep) continue;
     active_ids_.push_back(page->block_id());
     active_pages_.push_back(page);
   }

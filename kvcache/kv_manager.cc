@@ -3,7 +3,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kvcache/block_copier.h"
+#include "kvcache/block_copier_host.h"
+#include "kvcache/block_copier_verifying.h"
+#include "kvcache/discrete_kv_manager.h"
 #include "kvcache/unified_kv_manager.h"
 
 namespace slim {
@@ -27,6 +29,16 @@ absl::Status CheckOptions(const KvManager::Options& o) {
     return absl::InvalidArgumentError(absl::StrCat("KV device_bytes ", o.device_bytes,
                                                    " hold no slab of ", l.slab_bytes(), " bytes"));
   }
+  if (o.tier == KvTier::kUnified) return absl::OkStatus();
+  if (!(o.host_bytes >= l.slab_bytes())) {
+    return absl::InvalidArgumentError(absl::StrCat("KV host_bytes ", o.host_bytes,
+                                                   " hold no slab of ", l.slab_bytes(), " bytes"));
+  }
+  // A copy that is waited for without end would keep its pages for ever.
+  if (!(o.transfer_timeout > absl::ZeroDuration() && o.transfer_timeout <= absl::Hours(1))) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "KV transfer_timeout ", absl::FormatDuration(o.transfer_timeout), " out of (0, 1h]"));
+  }
   return absl::OkStatus();
 }
 
@@ -38,7 +50,9 @@ absl::StatusOr<std::unique_ptr<KvManager>> CreateKvManager(const KvManager::Opti
   absl::Status status = CheckOptions(options);
   if (!status.ok()) return status;
   if (options.tier == KvTier::kUnified) return UnifiedKvManager::Create(options);
-  return absl::UnimplementedError("discrete KV tier");
+  if (copier == nullptr) copier = std::make_unique<HostBlockCopier>();
+  if (options.verify_transfers) copier = std::make_unique<VerifyingCopier>(std::move(copier));
+  return DiscreteKvManager::Create(options, clock, std::move(copier));
 }
 
 }  // namespace slim

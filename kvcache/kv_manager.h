@@ -70,8 +70,10 @@ struct KvUse {
 struct KvTierStats {
   int64_t total_slabs = 0;
   int64_t free_slabs = 0;
-  int64_t used_slabs = 0;              // belong to live sequences
-  int64_t cached_slabs = 0;            // belong to nobody, kept for the prefix cache
+  int64_t used_slabs = 0;  // belong to live sequences
+  // Belong to nobody, kept for the prefix cache. In the discrete tier's device arena: can be
+  // evicted at no cost.
+  int64_t cached_slabs = 0;
   int64_t held_by_transfer_slabs = 0;  // freed by their owner while a copy was still in flight
   int64_t reserved_slabs = 0;          // promised to live sequences, used or not
 };
@@ -100,7 +102,8 @@ class KvManager {
     int64_t host_bytes = 0;    // host pool (discrete only)
     bool prefetch = true;      // false: every slab is fetched when asked for (to measure the gain)
     absl::Duration transfer_timeout = absl::Seconds(10);
-    bool poison_freed = false;  // tests: fill freed slabs with 0xFB, so that a stale read shows
+    bool verify_transfers = false;  // compare a hash of each copy's two ends: DATA_LOSS on a change
+    bool poison_freed = false;      // tests: fill freed slabs with 0xFB, so that a stale read shows
   };
 
   virtual ~KvManager() = default;
@@ -120,7 +123,7 @@ class KvManager {
 
   // As AddSequence, and segment 0 begins with these pages (ascending, from PublishBlocks of a
   // sequence whose segment 0 had the same layers, else INVALID_ARGUMENT). They count against
-  // max_blocks but need no reservation.
+  // max_blocks but need no reservation. ABORTED when a page was lost in a failed copy: drop it.
   virtual absl::StatusOr<KvSequenceId> AddSequenceWithPrefix(
       absl::Span<const KvSegmentSpec> segments, absl::Span<const KvPageRef> prefix) = 0;
 
@@ -138,7 +141,8 @@ class KvManager {
   virtual void RemoveSequence(KvSequenceId sequence) = 0;
 
   // Appends empty (zeroed) pages to a segment; ids ascending and above those already there.
-  // RESOURCE_EXHAUSTED when that exceeds the segment's max_blocks.
+  // RESOURCE_EXHAUSTED when that exceeds the segment's max_blocks, FAILED_PRECONDITION while a
+  // layer of the segment is acquired.
   virtual absl::Status AppendBlocks(KvSequenceId sequence, int segment,
                                     absl::Span<const int32_t> block_ids) = 0;
 
@@ -148,6 +152,8 @@ class KvManager {
 
   // RESELECT: only these prompt blocks of `segment` (ascending, all present) and every unsealed
   // page are acquired from now on; the others may leave the device. Empty span: all are active.
+  // May be called inside a step, before the segment's layers are acquired: the prefetch of the step
+  // follows. FAILED_PRECONDITION while a layer of the segment is acquired.
   virtual absl::Status SetActiveBlocks(KvSequenceId sequence, int segment,
                                        absl::Span<const int32_t> block_ids) = 0;
 
@@ -155,14 +161,16 @@ class KvManager {
   virtual absl::Status BeginStep(absl::Span<const KvUse> uses) = 0;
 
   // The active pages of the sequence's segment at `layer`, resident in device memory. Waits for
-  // what is still in flight, and counts the wait. ABORTED when a copy failed or timed out.
+  // what is still in flight, and counts the wait. ABORTED when a copy failed or timed out,
+  // DATA_LOSS when one arrived changed: that sequence is to be removed, others are not affected.
+  // RESOURCE_EXHAUSTED when the arena cannot hold what is acquired at the same time.
   virtual absl::StatusOr<KvPages> AcquireLayer(KvSequenceId sequence, int layer) = 0;
   virtual void ReleaseLayer(KvSequenceId sequence, int layer) = 0;
   virtual void EndStep() = 0;
 
   virtual KvStats stats() const = 0;
 
-  // Rules R1-R6 of the design, recomputed from the tables: INTERNAL with the numbers when one is
+  // Rules R1-R6 of the KV design, recomputed from the tables: INTERNAL with the numbers when one is
   // broken. Linear in live slabs; for tests and debug builds, after every step.
   virtual absl::Status CheckInvariants() = 0;
 };

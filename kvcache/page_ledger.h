@@ -20,8 +20,8 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
+#include "engine/base/mutex.h"
 #include "kvcache/block_pool.h"
 #include "kvcache/kv_manager.h"
 
@@ -94,7 +94,7 @@ class PageLedger {
   BlockPool* const pool_;
   const SlabReleaser releaser_;
   absl::flat_hash_set<KvPage*> pages_;
-  mutable absl::Mutex mutex_;  // for counters() from other threads
+  mutable Mutex mutex_;  // for counters() from other threads
   KvTierStats counters_ ABSL_GUARDED_BY(mutex_);
   int64_t orphaned_ ABSL_GUARDED_BY(mutex_) = 0;
 };

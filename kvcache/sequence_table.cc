@@ -69,6 +69,7 @@ absl::StatusOr<KvSequenceId> SequenceTable::Add(absl::Span<const KvSegmentSpec> 
   sequence->reserved_slabs = slabs;
   sequence->acquired.assign(num_layers_, false);
   sequence->slabs.resize(num_layers_);
+  sequence->holds.resize(num_layers_);
   sequence->slabs_version.assign(num_layers_, 0);
   for (const KvPageRef& page : prefix) {
     // The handle is read-only for its holder; the table only counts itself as a user.
@@ -119,12 +120,20 @@ absl::StatusOr<BlockTable*> SequenceTable::FindTable(KvSequenceId id, int segmen
   return &sequence->segments[segment];
 }
 
+absl::StatusOr<BlockTable*> SequenceTable::FindTableToChange(KvSequenceId id, int segment) const {
+  SLIM_ASSIGN_OR_RETURN(BlockTable* const table, FindTable(id, segment));
+  const KvSequence& sequence = **Find(id);
+  for (int layer = table->spec().first_layer; layer < table->end_layer(); ++layer) {
+    if (!sequence.acquired[layer]) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("KV segment ", segment, " changed while its layer ", layer, " is acquired"));
+  }
+  return table;
+}
+
 absl::Status SequenceTable::Append(KvSequenceId id, int segment,
                                    absl::Span<const int32_t> block_ids) {
-  SLIM_ASSIGN_OR_RETURN(BlockTable* const table, FindTable(id, segment));
-  if ((*Find(id))->acquired_layers > 0) {
-    return absl::FailedPreconditionError("KV blocks appended while a layer is acquired");
-  }
+  SLIM_ASSIGN_OR_RETURN(BlockTable* const table, FindTableToChange(id, segment));
   SLIM_RETURN_IF_ERROR(table->CheckAppend(block_ids));
   for (const int32_t block_id : block_ids) {
     SLIM_ASSIGN_OR_RETURN(auto page, ledger_->NewPage(id, block_id, table->spec().first_layer,
@@ -143,10 +152,7 @@ absl::Status SequenceTable::Seal(KvSequenceId id, int segment, int32_t end_block
 
 absl::Status SequenceTable::SetActive(KvSequenceId id, int segment,
                                       absl::Span<const int32_t> block_ids) {
-  SLIM_ASSIGN_OR_RETURN(BlockTable* const table, FindTable(id, segment));
-  if ((*Find(id))->acquired_layers > 0) {
-    return absl::FailedPreconditionError("active KV blocks set while a layer is acquired");
-  }
+  SLIM_ASSIGN_OR_RETURN(BlockTable* const table, FindTableToChange(id, segment));
   return table->SetActive(block_ids);
 }
 

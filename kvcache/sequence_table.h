@@ -18,6 +18,12 @@
 
 namespace slim {
 
+// A slab that a layer acquires, and whether it is going to be written.
+struct KvHold {
+  SlabId slab = kNoSlab;
+  bool writable = false;
+};
+
 struct KvSequence {
   KvSequenceId id{};
   int64_t reserved_slabs = 0;
@@ -28,9 +34,10 @@ struct KvSequence {
   int declared_end = 0;
   int32_t first_written_block = 0;
   int acquired_layers = 0;
-  std::vector<bool> acquired;             // by layer
-  std::vector<std::vector<void*>> slabs;  // by layer: what KvPages points at
-  std::vector<uint64_t> slabs_version;    // table version that `slabs` was built from
+  std::vector<bool> acquired;              // by layer
+  std::vector<std::vector<void*>> slabs;   // by layer: what KvPages points at
+  std::vector<std::vector<KvHold>> holds;  // by layer: what is pinned while acquired (discrete)
+  std::vector<uint64_t> slabs_version;     // table version that `slabs` was built from
 };
 
 class SequenceTable {
@@ -72,6 +79,8 @@ class SequenceTable {
  private:
   absl::Status CheckSegments(absl::Span<const KvSegmentSpec> segments, int64_t* slabs) const;
   absl::StatusOr<BlockTable*> FindTable(KvSequenceId id, int segment) const;
+  // As FindTable; FAILED_PRECONDITION while a layer of the segment is acquired.
+  absl::StatusOr<BlockTable*> FindTableToChange(KvSequenceId id, int segment) const;
 
   PageLedger* const ledger_;
   const int num_layers_;

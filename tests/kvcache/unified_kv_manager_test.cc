@@ -116,7 +116,9 @@ TEST_F(UnifiedKvManagerTest, PagesKeepTheirDataAndNewOnesAreZero) {
   ASSERT_TRUE(a.ok() && b.ok());
   for (int round = 0; round < 3; ++round) {
     for (const auto id : {*a, *b}) {
-      if (round < 2) ASSERT_TRUE(kv_->AppendBlocks(id, 0, {round}).ok());
+      if (round < 2) {
+        ASSERT_TRUE(kv_->AppendBlocks(id, 0, {round}).ok());
+      }
     }
     ASSERT_TRUE(kv_->BeginStep({KvUse{*a, 0, 2}, KvUse{*b, 0, 2}}).ok());
     for (int layer = 0; layer < 2; ++layer) {
