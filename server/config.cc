@@ -148,8 +148,8 @@ absl::Status ValidateSizes(const ServerConfig& c) {
   SLIM_RETURN_IF_ERROR(CheckRange<int64_t>("kv_host_bytes", c.kv_host_bytes, 0, int64_t{1} << 46));
   SLIM_RETURN_IF_ERROR(
       CheckRange<int64_t>("prefix_cache_bytes", c.prefix_cache_bytes, 0, int64_t{1} << 46));
-  if (c.block_tokens != 32 && c.block_tokens != 64) {
-    return Invalid("block_tokens", c.block_tokens, "32 or 64");
+  if (c.block_tokens != 0 && c.block_tokens != 32 && c.block_tokens != 64) {
+    return Invalid("block_tokens", c.block_tokens, "0 (the profile's), 32 or 64");
   }
   SLIM_RETURN_IF_ERROR(CheckRange("max_running", c.max_running, 1, 1024));
   SLIM_RETURN_IF_ERROR(CheckRange("max_queued_requests", c.max_queued_requests, 0, 65536));

@@ -34,7 +34,7 @@ struct ServerConfig {
   KvTier kv_tier = KvTier::kUnified;
   int64_t kv_device_bytes = 0;  // 0: chosen from the memory that is free
   int64_t kv_host_bytes = 0;    // 0: chosen from the memory that is free; discrete tier only
-  int block_tokens = 32;        // tokens per KV block, 32 or 64
+  int block_tokens = 0;         // tokens per KV block, 32 or 64; 0: the profile's, else 64
   PruningDefault pruning;
   std::string profile;  // file with a pruning profile
   DecodeMode decode = DecodeMode::kFrozen;

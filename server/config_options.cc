@@ -141,7 +141,7 @@ std::vector<ConfigOption> ModelOptions() {
                      "unified (one memory) or discrete (host pool and device arena)"),
       Bytes("kv_device_bytes", &C::kv_device_bytes, "KV cache or device arena; 0: from free memory"),
       Bytes("kv_host_bytes", &C::kv_host_bytes, "host pool of the discrete tier; 0: from free memory"),
-      Integer("block_tokens", &C::block_tokens, "tokens per KV block: 32 or 64"),
+      Integer("block_tokens", &C::block_tokens, "tokens per KV block: 32 or 64; 0: the profile's"),
       Pruning(),
       Text("profile", &C::profile, "file with the model's pruning profile"),
       Choice<DecodeMode>("decode", &C::decode,

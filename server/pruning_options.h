@@ -8,6 +8,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "engine/model/model_config.h"
+#include "engine/prune/profile.h"
 #include "engine/prune/prune_plan.h"
 
 namespace sliminfer::v1 {
@@ -27,20 +29,25 @@ struct PruningDefault {
 absl::StatusOr<PruningDefault> ParsePruningDefault(absl::string_view text);
 std::string PruningDefaultText(const PruningDefault& pruning);
 
-// What a schedule is checked against: facts of the model and the server's defaults.
+// What options are checked and resolved against: facts of the model and the server's defaults. The
+// pointers are borrowed; `profile` is null when the model has none.
 struct PruningContext {
-  int num_layers = 0;
+  const ModelConfig* model = nullptr;
+  const PruneProfile* profile = nullptr;
   int block_tokens = 0;
-  int64_t context_tokens = 0;
   PruningDefault server_default;
   DecodeMode server_decode = DecodeMode::kFrozen;
 };
 
-// Checks every field, then resolves mode and defaults. INVALID_ARGUMENT names field, value and
-// range (all of them are checked, also those that the mode does not read); UNIMPLEMENTED with
-// reason FEATURE for what this build cannot run.
+// Checks every field, also those that the mode does not read. INVALID_ARGUMENT names field, value
+// and range; UNIMPLEMENTED with reason FEATURE when the mode needs a profile and there is none.
+absl::Status ValidatePruningOptions(const sliminfer::v1::PruningOptions& options,
+                                    const PruningContext& context);
+
+// Resolves mode and defaults of validated options for a prompt of `num_tokens` tokens.
 absl::StatusOr<PruneSchedule> BuildPruneSchedule(const sliminfer::v1::PruningOptions& options,
-                                                 const PruningContext& context);
+                                                 const PruningContext& context,
+                                                 int64_t num_tokens);
 
 }  // namespace slim
 
