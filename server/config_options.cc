@@ -191,7 +191,8 @@ std::vector<ConfigOption> ServingOptions() {
 
 std::vector<ConfigOption> AllOptions() {
   std::vector<ConfigOption> options = ModelOptions();
-  for (ConfigOption& option : *for (ConfigOption& option : ServingOptions())serving) options.push_back(std::move(option));
+  std::vector<ConfigOption> serving = ServingOptions();
+  for (ConfigOption& option : serving) options.push_back(std::move(option));
   return options;
 }
 
