@@ -89,7 +89,7 @@ struct LinearOutput {
   TensorView out;                // [rows, weight->outputs()]
   bool accumulate = false;       // add to what `out` holds (the residual stream)
   const Buffer* bias = nullptr;  // float32 [outputs] or null
-  // A backend that rounds activations to 8 bits keeps 16 for this product (logits).
+  // A backend that rounds activations to 8 bits keeps 16 for the products of this call (logits).
   bool precise = false;
 };
 

@@ -1,8 +1,7 @@
 #include "tests/testing/backends.h"
 
-#include <utility>
+#include <algorithm>
 
-#include "absl/strings/str_replace.h"
 #include "engine/backend/cpu/cpu_backend.h"
 #include "engine/base/check.h"
 #include "tests/testing/reference_backend.h"
@@ -12,12 +11,14 @@ namespace slim {
 std::vector<BackendFactory> AllBackends() {
   std::vector<BackendFactory> all;
   all.push_back({"reference", true, [] { return MakeReferenceBackend(); }});
-  for (const CpuIsa isa : SupportedIsas()) {
-    const std::string name = std::string(CpuIsaName(isa));
-    all.push_back({"cpu_" + absl::StrReplaceAll(name, {{"+", "_"}}), false, [isa] {
+  for (const CpuIsa isa : SupportedIsas(DetectCpuFeatures())) {
+    std::string name = "cpu_" + std::string(CpuIsaName(isa));
+    std::replace(name.begin(), name.end(), '+', '_');
+    all.push_back({name, false, [isa] {
                      CpuBackendOptions options;
+                     options.num_threads = 2;
                      options.isa = isa;
-                     absl::StatusOr<std::unique_ptr<Backend>> backend = CreateCpuBackend(options);
+                     auto backend = CpuBackend::Create(options);
                      SLIM_CHECK(backend.ok());
                      return *std::move(backend);
                    }});

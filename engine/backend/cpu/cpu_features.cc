@@ -1,51 +1,93 @@
 #include "engine/backend/cpu/cpu_features.h"
 
-#include <cpuid.h>
 #include <sched.h>
 
 #include <algorithm>
-#include <cstdint>
 #include <cstring>
 #include <fstream>
+#include <sstream>
+#include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace slim {
 namespace {
 
-struct Registers {
-  uint32_t a = 0, b = 0, c = 0, d = 0;
-};
-
-Registers Cpuid(uint32_t leaf, uint32_t subleaf) {
-  Registers r;
-  if (__get_cpuid_count(leaf, subleaf, &r.a, &r.b, &r.c, &r.d) == 0) return Registers{};
-  return r;
-}
-
-// Register state that the operating system saves (XCR0).
-uint64_t EnabledState() {
-  const Registers leaf1 = Cpuid(1, 0);
-  if ((leaf1.c & (1u << 27)) == 0) return 0;  // OSXSAVE
-  uint32_t low, high;
+#if defined(__x86_64__)
+uint64_t ReadXcr0() {
+  uint32_t low = 0, high = 0;
+  // The intrinsic would need -mxsave for this file.
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return (uint64_t{high} << 32) | low;
 }
 
-bool Has(uint32_t word, int bit) { return ((word >> bit) & 1u) != 0; }
+std::string BrandString() {
+  unsigned words[12] = {};
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(0x80000000u, &a, &b, &c, &d) || a < 0x80000004u) return "unknown";
+  for (unsigned i = 0; i < 3; ++i) {
+    __get_cpuid(0x80000002u + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2],
+                &words[4 * i + 3]);
+  }
+  char text[49] = {};
+  std::memcpy(text, words, sizeof(words));
+  std::string name(text);
+  absl::StripAsciiWhitespace(&name);
+  return name.empty() ? "unknown" : name;
+}
+#endif
 
-// The quota of the control group in whole processors, or a large number.
-int CgroupThreads() {
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (!(file >> quota >> period) || quota == "max" || period <= 0) return 1 << 20;
-  const double processors = std::strtod(quota.c_str(), nullptr) / period;
-  return std::max(1, static_cast<int>(processors + 0.5));
+// The first line of a small file, empty when it cannot be read.
+std::string FirstLine(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  if (file) std::getline(file, line);
+  return line;
+}
+
+// Path of this process' cgroup (version 2) below /sys/fs/cgroup, "" when unknown.
+std::string CgroupPath() {
+  std::ifstream file("/proc/self/cgroup");
+  std::string line;
+  while (file && std::getline(file, line)) {
+    if (line.rfind("0::", 0) == 0) return line.substr(3);
+  }
+  return "";
 }
 
 }  // namespace
+
+CpuFeatures DetectCpuFeatures() {
+  CpuFeatures features;
+  features.model_name = "unknown";
+#if defined(__x86_64__)
+  features.model_name = BrandString();
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return features;
+  const bool osxsave = (c >> 27) & 1, fma = (c >> 12) & 1, f16c = (c >> 29) & 1;
+  if (!osxsave) return features;
+  const uint64_t xcr0 = ReadXcr0();
+  const bool os_ymm = (xcr0 & 0x6) == 0x6, os_zmm = (xcr0 & 0xe6) == 0xe6;
+  unsigned subleaves = 0;
+  if (!__get_cpuid_count(7, 0, &subleaves, &b, &c, &d)) return features;
+  const bool avx2 = (b >> 5) & 1;
+  const bool avx512 =
+      ((b >> 16) & 1) && ((b >> 17) & 1) && ((b >> 30) & 1) && ((b >> 31) & 1) && ((c >> 11) & 1);
+  features.avx2 = avx2 && fma && f16c && os_ymm;
+  features.avx512 = features.avx2 && avx512 && os_zmm;
+  if (features.avx512 && subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
+    features.avx512_bf16 = (a >> 5) & 1;
+  }
+#endif
+  return features;
+}
 
 absl::string_view CpuIsaName(CpuIsa isa) {
   switch (isa) {
@@ -53,48 +95,59 @@ absl::string_view CpuIsaName(CpuIsa isa) {
       return "portable";
     case CpuIsa::kAvx2:
       return "avx2";
-    case CpuIsa::kAvx512Vnni:
+    case CpuIsa::kAvx512:
       return "avx512vnni";
     case CpuIsa::kAvx512Bf16:
       return "avx512vnni+bf16";
   }
-  return "unknown";
+  return "?";
 }
 
-std::vector<CpuIsa> SupportedIsas() {
+std::vector<CpuIsa> SupportedIsas(const CpuFeatures& features) {
   std::vector<CpuIsa> isas = {CpuIsa::kPortable};
-  const uint64_t state = EnabledState();
-  const Registers leaf1 = Cpuid(1, 0), leaf7 = Cpuid(7, 0), leaf7_1 = Cpuid(7, 1);
-  const bool avx_state = (state & 0x6) == 0x6;
-  const bool avx512_state = (state & 0xe6) == 0xe6;
-  const bool avx2 = avx_state && Has(leaf7.b, 5) && Has(leaf1.c, 12) && Has(leaf1.c, 29);
-  if (!avx2) return isas;
-  isas.push_back(CpuIsa::kAvx2);
-  const bool avx512 = avx512_state && Has(leaf7.b, 16) && Has(leaf7.b, 17) && Has(leaf7.b, 30) &&
-                      Has(leaf7.b, 31) && Has(leaf7.c, 11);
-  if (!avx512) return isas;
-  isas.push_back(CpuIsa::kAvx512Vnni);
-  if (Has(leaf7_1.a, 5)) isas.push_back(CpuIsa::kAvx512Bf16);
+  if (features.avx2) isas.push_back(CpuIsa::kAvx2);
+  if (features.avx512) isas.push_back(CpuIsa::kAvx512);
+  if (features.avx512_bf16) isas.push_back(CpuIsa::kAvx512Bf16);
   return isas;
 }
 
-int AvailableThreads() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  int count = 1;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) count = CPU_COUNT(&set);
-  return std::max(1, std::min(count, CgroupThreads()));
+int CpusOfQuota(absl::string_view cpu_max) {
+  const std::vector<std::string> parts =
+      absl::StrSplit(cpu_max, absl::ByAnyChar(" \t\r\n"), absl::SkipEmpty());
+  int64_t quota = 0, period = 100000;
+  if (parts.empty() || !absl::SimpleAtoi(parts[0], &quota) || quota <= 0) return 0;
+  if (parts.size() > 1 && (!absl::SimpleAtoi(parts[1], &period) || period <= 0)) return 0;
+  return static_cast<int>(std::min<int64_t>(1 << 16, (quota + period - 1) / period));
 }
 
-std::string CpuModelName() {
-  std::ifstream file("/proc/cpuinfo");
-  std::string line;
-  while (std::getline(file, line)) {
-    if (!absl::StartsWith(line, "model name")) continue;
-    const std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 1));
-    if (parts.size() == 2) return std::string(absl::StripAsciiWhitespace(parts[1]));
+int AvailableCpus() {
+  int cpus = 0;
+  // The mask may be larger than cpu_set_t on very large machines: grow until the kernel accepts it.
+  for (int bits = 1024; bits <= (1 << 16) && cpus == 0; bits *= 2) {
+    cpu_set_t* set = CPU_ALLOC(bits);
+    if (set == nullptr) break;
+    if (sched_getaffinity(0, CPU_ALLOC_SIZE(bits), set) == 0) {
+      cpus = CPU_COUNT_S(CPU_ALLOC_SIZE(bits), set);
+    }
+    CPU_FREE(set);
   }
-  return "unknown processor";
+  cpus = std::max(cpus, 1);
+  // A limit may be set at any level between our cgroup and the root.
+  std::string path = CgroupPath();
+  while (true) {
+    const int quota = CpusOfQuota(FirstLine(absl::StrCat("/sys/fs/cgroup", path, "/cpu.max")));
+    if (quota > 0) cpus = std::min(cpus, quota);
+    const size_t slash = path.rfind('/');
+    if (slash == std::string::npos) break;
+    path.resize(slash);
+  }
+  const std::string v1_quota = FirstLine("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
+  if (!v1_quota.empty()) {
+    const int quota =
+        CpusOfQuota(absl::StrCat(v1_quota, " ", FirstLine("/sys/fs/cgroup/cpu/cpu.cfs_period_us")));
+    if (quota > 0) cpus = std::min(cpus, quota);
+  }
+  return std::max(cpus, 1);
 }
 
 }  // namespace slim

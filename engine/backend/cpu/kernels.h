@@ -1,107 +1,135 @@
-// The table of inner kernels of the CPU backend; one filled per instruction set, chosen at start.
-// Raw pointers and sizes only; no allocation, no threads, no policy. All variants take the sums of
-// one output in the same order, so the integer products, norms and quantised rows are equal bit for
-// bit on every instruction set; attention differs in rounding where bf16 dot products exist.
-// Private to engine/backend/cpu.
+// The inner loops of the CPU backend as a table of plain functions, one table per instruction set.
+// Each table is made from the same sources (kernels_*.inc) in a file compiled for its instruction
+// set; the ops (linear.cc, attention.cc, ...) split work over threads and call through the table.
+//
+// Nothing here may include a header with inline functions that other files use too: the linker
+// keeps one copy of each, and it must not be the one compiled for the wrong processor.
+// Thread rule: pure functions of their arguments. No allocation.
 #ifndef ENGINE_BACKEND_CPU_KERNELS_H_
 #define ENGINE_BACKEND_CPU_KERNELS_H_
 
 #include <cstdint>
 
-#include "engine/backend/cpu/cpu_features.h"
-
 namespace slim {
 
-inline constexpr int kTileOutputs = 16;  // outputs of one weight tile
-inline constexpr int kGroup = 32;        // inputs that share scales
+inline constexpr int kTileOutputs = 16;   // outputs of one packed tile
+inline constexpr int kGroup = 32;         // inputs that share a scale
+inline constexpr int kMaxPanelTiles = 3;  // tiles that one gemm call may cover
 
-// Bytes of one (tile, group): see packed_weight.h.
-inline constexpr int kQ4GroupBytes = 256 + 2 * 16 * 2;
-inline constexpr int kQ8GroupBytes = 512 + 16 * 2;
+// How the elements of a packed weight are stored (packed_weight.h).
+enum class PackedKind : uint8_t { kU4, kU8, kF32, kF16, kBF16 };
 
-// One product of quantised rows with two neighbouring tiles (or one).
-struct IntGemmArgs {
-  const uint8_t* tiles = nullptr;  // first tile
-  int64_t tile_bytes = 0;          // distance to the second
-  int num_tiles = 1;               // 1 or 2
-  int64_t groups = 0;
-  int zero_point = 0;                   // subtracted from the stored unsigned weights
-  bool has_min = false;                 // Q4_1
-  const int8_t* x = nullptr;            // [rows, groups * 32]
-  const float* x_scale = nullptr;       // [rows, groups]
-  const float* x_scaled_sum = nullptr;  // [rows, groups]: scale * sum of the group
-  const int32_t* x_sum = nullptr;       // [rows, groups]
-  int64_t rows = 0;
-  float* out = nullptr;  // out[r * out_stride + n]
-  int64_t out_stride = 0;
-  int num_outputs = 16;  // of the num_tiles * 16 that exist
-  bool accumulate = false;
-  const float* bias = nullptr;  // [num_outputs] or null
+// Rows quantised to int8 by groups of 32: x = scale * q. groups = cols / 32.
+struct QuantizedRows {
+  int8_t* values = nullptr;      // [rows, cols]
+  float* scales = nullptr;       // [rows, groups]
+  float* scaled_sums = nullptr;  // [rows, groups] scale * sum of the group's q
+  int32_t* sums = nullptr;       // [rows, groups] sum of the group's q
 };
 
-// The same with float weights, tile layout [inputs][16].
-struct FloatGemmArgs {
-  const float* tiles = nullptr;
-  int64_t inputs = 0;
-  int num_tiles = 1;
-  const float* x = nullptr;  // [rows, inputs]
+// One row on its way into a linear layer.
+struct RowTransform {
+  enum class Kind : uint8_t { kPlain, kRmsNorm, kSwiGlu };
+  Kind kind = Kind::kPlain;
+  const float* x = nullptr;
+  const float* up = nullptr;           // kSwiGlu
+  const float* norm_weight = nullptr;  // kRmsNorm
+  float eps = 0;
+  int64_t cols = 0;
+};
+
+// out[r, 0..columns) = rows times up to three neighbouring tiles of a weight.
+struct GemmArgs {
+  PackedKind kind = PackedKind::kU4;
   int64_t rows = 0;
+  int64_t inputs = 0;
+  int tiles = 0;    // 1..kMaxPanelTiles
+  int columns = 0;  // valid outputs, in (16 (tiles - 1), 16 tiles]
+  // Quantised kinds.
+  const int8_t* x_values = nullptr;
+  const float* x_scales = nullptr;
+  const float* x_scaled_sums = nullptr;
+  const int32_t* x_sums = nullptr;
+  bool has_min = false;
+  int zero_point = 0;                // w = scale * (q - zero_point) without a min
+  const uint16_t* scales = nullptr;  // f16: per tile, per group: 16 scales, then 16 mins if has_min
+  // Plain kinds.
+  const float* x = nullptr;
+  // Tiles; tile_bytes and tile_scales lead from one tile to the next.
+  const void* weights = nullptr;
+  int64_t tile_bytes = 0;
+  int64_t tile_scales = 0;      // in elements
+  const float* bias = nullptr;  // of the first column, or null
+  bool accumulate = false;
   float* out = nullptr;
   int64_t out_stride = 0;
-  int num_outputs = 16;
-  bool accumulate = false;
-  const float* bias = nullptr;
+  void* scratch = nullptr;  // GemmScratchBytes(inputs), 64-byte aligned, for this call alone
 };
 
-// Attention of a few queries to one span of pages, by one key/value head, without what came before.
-// Queries and probabilities are float or bf16, as the variant likes: `element_bytes`.
-struct SpanArgs {
-  const void* const* slabs = nullptr;  // pages of the span
-  int64_t key_offset = 0;              // elements from the slab's start to this head's keys
-  int64_t value_offset = 0;
-  int block_tokens = 0;
-  int head_dim = 0;
-  const void* queries = nullptr;    // [num_queries, head_dim] as made by convert_query
-  int num_queries = 0;              // at most kMaxQueries
-  const int32_t* limits = nullptr;  // [num_queries]: visible tokens of the span, a prefix of it
-  float scale_log2e = 0;            // log2(e) / sqrt(head_dim)
-  float* scratch = nullptr;         // span_scratch_floats(span tokens)
-  float* max = nullptr;  // [num_queries], in units of log2; -inf where nothing is visible
-  float* sum = nullptr;  // [num_queries]
-  float* out = nullptr;  // [num_queries, head_dim], not divided by the sum
-};
-inline constexpr int kMaxQueries = 6;
-
-struct CpuKernels {
-  CpuIsa isa;
-  int query_tile;     // queries that AttendSpan takes best, <= kMaxQueries
-  int element_bytes;  // of converted queries: 2 (bf16) or 4
-
-  // out = x / sqrt(mean(x^2) + eps) * weight
-  void (*rms_norm_row)(const float* x, const float* weight, float eps, int64_t cols, float* out);
-  // out = silu(gate) * up
-  void (*swiglu_row)(const float* gate, const float* up, int64_t cols, float* out);
-  // Groups of 32: scale = max|x| / 127, q = round(x / scale).
-  void (*quantize_row)(const float* x, int64_t cols, int8_t* q, float* scale, float* scaled_sum,
-                       int32_t* sum);
-  void (*gemm_q4)(const IntGemmArgs& args);
-  void (*gemm_q8)(const IntGemmArgs& args);
-  void (*gemm_f32)(const FloatGemmArgs& args);
-  void (*convert_query)(const float* q, int64_t cols, void* out);
-  void (*attend_span)(const SpanArgs& args);
-};
-
-// Floats of scratch that attend_span needs for a span of that many tokens.
-constexpr int64_t SpanScratchFloats(int64_t span_tokens) {
-  return 2 * kMaxQueries * (span_tokens + 64);
+// Bytes that a wide gemm needs to unpack a panel: bytes of the elements, scales and mins as float.
+constexpr int64_t GemmScratchBytes(int64_t inputs) {
+  return kMaxPanelTiles * kTileOutputs * (2 * inputs + (inputs / kGroup + 1) * 2 * 4) + 64;
 }
 
-// Tables of the variants; only those in SupportedIsas() may be called.
-const CpuKernels& PortableKernels();
-const CpuKernels& Avx2Kernels();
-const CpuKernels& Avx512VnniKernels();
-const CpuKernels& Avx512Bf16Kernels();
-const CpuKernels& KernelsFor(CpuIsa isa);
+// Attention. A *query* is one head of one row; queries that share a kv head run together.
+// Scores are in units of log2: the scale that is folded into the queries includes log2(e).
+struct AttentionSpanArgs {
+  int num_queries = 0;
+  const void* queries = nullptr;            // packed by pack_queries, [num_queries, head_dim]
+  const int32_t* visible_tokens = nullptr;  // per query: the first so many tokens of the span
+  const void* const* slabs = nullptr;       // pages of the span
+  int64_t key_offset_bytes = 0;             // of the kv head within a slab
+  int64_t value_offset_bytes = 0;
+  int block_tokens = 0;
+  int head_dim = 0;
+  int span_tokens = 0;      // tokens of a whole span, the stride of the scratch rows
+  float* scores = nullptr;  // scratch [kAttentionQueryBlock, span_tokens]
+  void* weights = nullptr;  // scratch [kAttentionQueryBlock, span_tokens] of 4 bytes
+  float* max = nullptr;     // results, [num_queries]; -infinity where nothing is visible
+  float* sum = nullptr;     // [num_queries]
+  float* out = nullptr;     // [num_queries, head_dim], not normalised
+};
+inline constexpr int kAttentionQueryBlock = 12;
+
+// Weighted value sums over some keys, or over several spans of them.
+struct AttentionState {
+  int num_queries = 0;
+  int head_dim = 0;
+  float* max = nullptr;
+  float* sum = nullptr;
+  float* out = nullptr;
+};
+
+struct KernelTable {
+  const char* name = nullptr;
+
+  // y = the transformed row, float32 [cols].
+  void (*transform_row)(const RowTransform& transform, float* y) = nullptr;
+  // Quantises one row; `out` points at the row's own values and groups. cols is a multiple of 32.
+  void (*quantize_row)(const float* x, int64_t cols, const QuantizedRows& out) = nullptr;
+  void (*gemm)(const GemmArgs& args) = nullptr;
+
+  // q [heads, head_dim] of one row times `scale`, as the span kernel wants it.
+  void (*pack_queries)(const float* q, int64_t elements, float scale, void* packed) = nullptr;
+  void (*attention_span)(const AttentionSpanArgs& args) = nullptr;
+  // Folds `later` into `state`; queries of `later` that saw nothing change nothing.
+  void (*attention_merge)(const AttentionState& state, const AttentionState& later) = nullptr;
+  // head_dim values of a query divided by its sum.
+  void (*attention_finish)(const float* out, float sum, int head_dim, float* result) = nullptr;
+  int packed_query_bytes = 4;  // per element
+
+  // Block scores: the same bits on every instruction set, see score_blocks.h.
+  void (*score_dots)(const float* q, const uint16_t* keys, int head_dim, int block_tokens,
+                     float* dots) = nullptr;
+  void (*score_exp)(const float* x, float max, int count, float* result) = nullptr;
+};
+
+extern const KernelTable kPortableKernels;
+#if defined(__x86_64__)
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
+extern const KernelTable kAvx512Bf16Kernels;
+#endif
 
 }  // namespace slim
 

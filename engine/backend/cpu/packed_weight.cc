@@ -1,168 +1,198 @@
 #include "engine/backend/cpu/packed_weight.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "engine/backend/cpu/kernels.h"
+#include "engine/backend/cpu/workspace.h"
 #include "engine/base/status_macros.h"
 #include "engine/tensor/dequantize.h"
 
 namespace slim {
 namespace {
 
-constexpr int64_t kHugePage = int64_t{2} << 20;
+constexpr int64_t kChunkBytes = int64_t{16} << 20;
 
-PackedWeight::Format FormatOf(DType dtype) {
-  switch (dtype) {
-    case DType::kQ4_0:
-    case DType::kQ4_1:
-      return PackedWeight::Format::kQ4;
-    case DType::kQ8_0:
-      return PackedWeight::Format::kQ8;
-    default:
-      return PackedWeight::Format::kFloat;
+uint16_t LoadU16(const uint8_t* p) {
+  uint16_t value;
+  std::memcpy(&value, p, sizeof(value));
+  return value;
+}
+uint32_t LoadU32(const uint8_t* p) {
+  uint32_t value;
+  std::memcpy(&value, p, sizeof(value));
+  return value;
+}
+void StoreU32(uint8_t* p, uint32_t value) { std::memcpy(p, &value, sizeof(value)); }
+
+// 16 bytes of nibbles of one group and output: input i in the low half of byte i, input 16 + i in
+// the high half of byte i. Four inputs at a time.
+void PackNibbles(const uint8_t* from, uint8_t* group, int lane) {
+  constexpr uint32_t kLow = 0x0f0f0f0fu;
+  for (int v = 0; v < 2; ++v) {
+    const uint32_t a = LoadU32(from + 8 * v), b = LoadU32(from + 8 * v + 4);
+    StoreU32(group + v * 64 + lane * 4, (a & kLow) | ((b & kLow) << 4));
+    StoreU32(group + (v + 2) * 64 + lane * 4, ((a >> 4) & kLow) | (b & ~kLow));
   }
 }
 
-int64_t TileBytes(PackedWeight::Format format, int64_t inputs) {
-  switch (format) {
-    case PackedWeight::Format::kQ4:
-      return inputs / kGroup * kQ4GroupBytes;
-    case PackedWeight::Format::kQ8:
-      return inputs / kGroup * kQ8GroupBytes;
-    case PackedWeight::Format::kFloat:
-      break;
-  }
-  return inputs * kTileOutputs * static_cast<int64_t>(sizeof(float));
-}
-
-// One group of one output from the file's block into the tile's group.
-void PackQ4Group(const uint8_t* block, bool has_min, int n, uint8_t* group) {
-  std::memcpy(group + 256 + 2 * n, block, 2);
-  if (has_min) std::memcpy(group + 256 + 32 + 2 * n, block + 2, 2);
-  // The file has inputs 0..15 in the low nibbles of 16 bytes and 16..31 in the high ones.
-  const uint8_t* nibbles = block + (has_min ? 4 : 2);
-  for (int k = 0; k < kGroup; ++k) {
-    const uint8_t value = k < 16 ? nibbles[k] & 15 : nibbles[k - 16] >> 4;
-    const int quad = k / 4;
-    uint8_t& byte = group[quad / 2 * 64 + n * 4 + k % 4];
-    byte = static_cast<uint8_t>(byte | (quad % 2 == 0 ? value : value << 4));
-  }
-}
-
-void PackQ8Group(const uint8_t* block, int n, uint8_t* group) {
-  std::memcpy(group + 512 + 2 * n, block, 2);
-  for (int k = 0; k < kGroup; ++k) {
-    group[k / 4 * 64 + n * 4 + k % 4] = static_cast<uint8_t>(block[2 + k] ^ 0x80);
+void PackBytes(const uint8_t* from, uint8_t* group, int lane) {
+  for (int v = 0; v < 8; ++v) {
+    StoreU32(group + v * 64 + lane * 4, LoadU32(from + 4 * v) ^ 0x80808080u);
   }
 }
 
 }  // namespace
 
-absl::StatusOr<Buffer> AllocateAligned(int64_t bytes) {
-  const bool large = bytes >= 2 * kHugePage;
-  const int64_t alignment = large ? kHugePage : 64;
-  const int64_t size =
-      std::max<int64_t>((bytes + alignment - 1) / alignment * alignment, alignment);
-  void* data = std::aligned_alloc(alignment, size);
-  if (data == nullptr) {
-    return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", bytes, " bytes"));
+absl::StatusOr<uint8_t*> WeightArena::Take(int64_t bytes, std::shared_ptr<Buffer>* chunk) {
+  const int64_t rounded = (bytes + 63) / 64 * 64;
+  if (chunk_ == nullptr || used_bytes_ + rounded > chunk_->bytes()) {
+    SLIM_ASSIGN_OR_RETURN(Buffer buffer, AllocateAligned(std::max(rounded, kChunkBytes)));
+    chunk_ = std::make_shared<Buffer>(std::move(buffer));
+    used_bytes_ = 0;
   }
-  if (large) ::madvise(data, size, MADV_HUGEPAGE);
-  std::memset(data, 0, size);
-  return Buffer(data, bytes, [](void* p) { std::free(p); });
+  auto* data = static_cast<uint8_t*>(chunk_->data()) + used_bytes_;
+  used_bytes_ += rounded;
+  *chunk = chunk_;
+  return data;
 }
 
 PackedWeight::PackedWeight(const HostTensor& tensor)
-    : outputs_(tensor.rows),
-      inputs_(tensor.cols),
-      dtype_(tensor.dtype),
-      format_(FormatOf(tensor.dtype)),
-      zero_point_(tensor.dtype == DType::kQ8_0   ? 128
-                  : tensor.dtype == DType::kQ4_0 ? 8
-                                                 : 0),
-      tile_bytes_(TileBytes(format_, tensor.cols)) {}
+    : outputs_(tensor.rows), inputs_(tensor.cols), dtype_(tensor.dtype) {
+  const int64_t groups = inputs_ / kGroup;
+  switch (dtype_) {
+    case DType::kF32:
+      kind_ = PackedKind::kF32;
+      tile_bytes_ = inputs_ * kTileOutputs * 4;
+      break;
+    case DType::kF16:
+    case DType::kBF16:
+      kind_ = dtype_ == DType::kF16 ? PackedKind::kF16 : PackedKind::kBF16;
+      tile_bytes_ = inputs_ * kTileOutputs * 2;
+      break;
+    case DType::kQ8_0:
+      kind_ = PackedKind::kU8;
+      zero_point_ = 128;
+      tile_bytes_ = inputs_ * kTileOutputs;
+      tile_scales_ = groups * kTileOutputs;
+      break;
+    case DType::kQ4_0:
+    case DType::kQ4_1:
+      kind_ = PackedKind::kU4;
+      has_min_ = dtype_ == DType::kQ4_1;
+      zero_point_ = has_min_ ? 0 : 8;
+      tile_bytes_ = inputs_ * kTileOutputs / 2;
+      tile_scales_ = groups * kTileOutputs * (has_min_ ? 2 : 1);
+      break;
+  }
+}
 
-absl::StatusOr<std::unique_ptr<PackedWeight>> PackedWeight::Pack(const HostTensor& tensor,
-                                                                 ThreadPool& pool) {
-  if (tensor.rows < 1 || tensor.cols < 1 || tensor.cols % BlockElements(tensor.dtype) != 0) {
+absl::StatusOr<std::unique_ptr<PackedWeight>> PackedWeight::Create(const HostTensor& tensor,
+                                                                   WeightArena& arena,
+                                                                   ThreadPool& pool) {
+  if (!(tensor.rows > 0 && tensor.cols > 0 && tensor.data != nullptr)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", tensor.name, " [", tensor.rows, ", ", tensor.cols, "] is empty"));
+  }
+  if (tensor.cols % BlockElements(tensor.dtype) != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("tensor ", tensor.name, " of type ", std::string(DTypeName(tensor.dtype)),
-                     " is [", tensor.rows, ", ", tensor.cols,
-                     "], allowed are rows of a multiple of ", BlockElements(tensor.dtype)));
+                     " has ", tensor.cols, " columns, allowed are multiples of 32"));
   }
-  auto weight = std::unique_ptr<PackedWeight>(new PackedWeight(tensor));
-  SLIM_ASSIGN_OR_RETURN(weight->memory_,
-                        AllocateAligned(weight->num_tiles() * weight->tile_bytes_));
-  pool.ParallelFor(weight->num_tiles(), [&](int64_t tile, int) { weight->PackTile(tensor, tile); });
+  std::unique_ptr<PackedWeight> weight(new PackedWeight(tensor));
+  const int64_t tiles = weight->num_tiles();
+  SLIM_ASSIGN_OR_RETURN(weight->tiles_, arena.Take(weight->bytes(), &weight->chunk_));
+  weight->scales_ = reinterpret_cast<uint16_t*>(weight->tiles_ + tiles * weight->tile_bytes_);
+  pool.ParallelFor(tiles, 4, [&](int64_t begin, int64_t end, int) {
+    for (int64_t tile = begin; tile < end; ++tile) weight->PackTile(tensor, tile);
+  });
   return weight;
 }
 
 void PackedWeight::PackTile(const HostTensor& tensor, int64_t tile) {
-  uint8_t* out = static_cast<uint8_t*>(memory_.data()) + tile * tile_bytes_;
-  const int64_t first = tile * kTileOutputs;
-  const auto outputs = static_cast<int>(std::min<int64_t>(kTileOutputs, outputs_ - first));
-  if (format_ == Format::kFloat) {
-    std::vector<float> row(inputs_);
-    for (int n = 0; n < outputs; ++n) {
-      DequantizeRow(tensor, first + n, row.data());
-      for (int64_t k = 0; k < inputs_; ++k) {
-        reinterpret_cast<float*>(out)[k * kTileOutputs + n] = row[k];
-      }
-    }
-    return;
-  }
-  const int64_t groups = inputs_ / kGroup;
+  const int64_t end = std::min(outputs_, (tile + 1) * kTileOutputs);
+  for (int64_t output = tile * kTileOutputs; output < end; ++output) PackOutput(tensor, output);
+}
+
+void PackedWeight::PackOutput(const HostTensor& tensor, int64_t output) {
+  const int64_t tile = output / kTileOutputs;
+  const int lane = static_cast<int>(output % kTileOutputs);
+  const int64_t blocks = inputs_ / BlockElements(dtype_);
   const int64_t block_bytes = BlockBytes(dtype_);
-  for (int n = 0; n < outputs; ++n) {
-    const uint8_t* block =
-        static_cast<const uint8_t*>(tensor.data) + (first + n) * groups * block_bytes;
-    for (int64_t g = 0; g < groups; ++g, block += block_bytes) {
-      if (format_ == Format::kQ4) {
-        PackQ4Group(block, has_min(), n, out + g * kQ4GroupBytes);
-      } else {
-        PackQ8Group(block, n, out + g * kQ8GroupBytes);
-      }
+  const auto* from = static_cast<const uint8_t*>(tensor.data) + output * blocks * block_bytes;
+  uint8_t* to = tiles_ + tile * tile_bytes_;
+  uint16_t* scales = scales_ + tile * tile_scales_;
+  for (int64_t b = 0; b < blocks; ++b, from += block_bytes) {
+    switch (dtype_) {
+      case DType::kF32:
+        std::memcpy(to + (b * kTileOutputs + lane) * 4, from, 4);
+        break;
+      case DType::kF16:
+      case DType::kBF16:
+        std::memcpy(to + (b * kTileOutputs + lane) * 2, from, 2);
+        break;
+      case DType::kQ8_0:
+        scales[b * 16 + lane] = LoadU16(from);
+        PackBytes(from + 2, to + b * 512, lane);
+        break;
+      case DType::kQ4_0:
+        scales[b * 16 + lane] = LoadU16(from);
+        PackNibbles(from + 2, to + b * 256, lane);
+        break;
+      case DType::kQ4_1:
+        scales[b * 32 + lane] = LoadU16(from);
+        scales[b * 32 + 16 + lane] = LoadU16(from + 2);
+        PackNibbles(from + 4, to + b * 256, lane);
+        break;
     }
   }
 }
 
-void PackedWeight::UnpackRow(int64_t row, float* out) const {
-  const uint8_t* in = tile(row / kTileOutputs);
-  const auto n = static_cast<int>(row % kTileOutputs);
-  if (format_ == Format::kFloat) {
-    for (int64_t k = 0; k < inputs_; ++k) {
-      out[k] = reinterpret_cast<const float*>(in)[k * kTileOutputs + n];
-    }
-    return;
-  }
-  const bool four = format_ == Format::kQ4;
-  const int group_bytes = four ? kQ4GroupBytes : kQ8GroupBytes;
-  const int weight_bytes = four ? 256 : 512;
-  for (int64_t g = 0; g * kGroup < inputs_; ++g, in += group_bytes) {
-    uint16_t half;
-    std::memcpy(&half, in + weight_bytes + 2 * n, 2);
-    const float scale = F16ToF32(half);
-    float minimum = 0;
-    if (has_min()) {
-      std::memcpy(&half, in + weight_bytes + 32 + 2 * n, 2);
-      minimum = F16ToF32(half);
-    }
-    for (int k = 0; k < kGroup; ++k) {
-      const int quad = k / 4;
-      int value;
-      if (four) {
-        const uint8_t byte = in[quad / 2 * 64 + n * 4 + k % 4];
-        value = quad % 2 == 0 ? byte & 15 : byte >> 4;
-      } else {
-        value = in[quad * 64 + n * 4 + k % 4];
+void PackedWeight::Describe(int64_t first_tile, int tiles, GemmArgs* args) const {
+  args->kind = kind_;
+  args->inputs = inputs_;
+  args->tiles = tiles;
+  args->columns = static_cast<int>(
+      std::min<int64_t>(int64_t{tiles} * kTileOutputs, outputs_ - first_tile * kTileOutputs));
+  args->has_min = has_min_;
+  args->zero_point = zero_point_;
+  args->weights = tiles_ + first_tile * tile_bytes_;
+  args->tile_bytes = tile_bytes_;
+  args->scales = scales_ + first_tile * tile_scales_;
+  args->tile_scales = tile_scales_;
+}
+
+void PackedWeight::Dequantize(int64_t output, float* out) const {
+  const int64_t tile = output / kTileOutputs;
+  const int lane = static_cast<int>(output % kTileOutputs);
+  const uint8_t* from = tiles_ + tile * tile_bytes_;
+  const uint16_t* scales = scales_ + tile * tile_scales_;
+  for (int64_t i = 0; i < inputs_; ++i) {
+    const int64_t group = i / kGroup;
+    const int in_group = static_cast<int>(i % kGroup), j = in_group % 4;
+    switch (kind_) {
+      case PackedKind::kF32:
+        std::memcpy(out + i, from + (i * kTileOutputs + lane) * 4, 4);
+        break;
+      case PackedKind::kF16:
+        out[i] = F16ToF32(LoadU16(from + (i * kTileOutputs + lane) * 2));
+        break;
+      case PackedKind::kBF16:
+        out[i] = BF16ToF32(LoadU16(from + (i * kTileOutputs + lane) * 2));
+        break;
+      case PackedKind::kU8: {
+        const int q = from[group * 512 + (in_group / 4) * 64 + lane * 4 + j] - zero_point_;
+        out[i] = F16ToF32(scales[group * 16 + lane]) * static_cast<float>(q);
+        break;
       }
-      out[g * kGroup + k] = scale * static_cast<float>(value - zero_point_) + minimum;
+      case PackedKind::kU4: {
+        const int byte = from[group * 256 + (in_group / 8) * 64 + lane * 4 + j];
+        const int q = (in_group % 8 < 4 ? byte & 15 : byte >> 4) - zero_point_;
+        const uint16_t* s = scales + group * (has_min_ ? 32 : 16) + lane;
+        out[i] = F16ToF32(s[0]) * static_cast<float>(q);
+        if (has_min_) out[i] += F16ToF32(s[16]);
+        break;
+      }
     }
   }
 }

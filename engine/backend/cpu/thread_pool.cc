@@ -1,69 +1,119 @@
 #include "engine/backend/cpu/thread_pool.h"
 
-#include "engine/base/check.h"
+#include <algorithm>
+#include <chrono>
+#include <system_error>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 
 namespace slim {
 namespace {
 
-// About 20 microseconds: longer than the gap between two ops of a layer, short against a time
-// slice.
-constexpr int kSpins = 600;
-
-inline void Pause() { __builtin_ia32_pause(); }
+inline void Relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) {
-  SLIM_CHECK(num_threads >= 1);
-  threads_.reserve(num_threads - 1);
-  for (int t = 1; t < num_threads; ++t) threads_.emplace_back([this, t] { Loop(t); });
+absl::StatusOr<std::unique_ptr<ThreadPool>> ThreadPool::Create(const Options& options) {
+  if (!(options.num_threads >= 1 && options.num_threads <= 1024)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_threads is ", options.num_threads, ", allowed are 1 to 1024"));
+  }
+  std::unique_ptr<ThreadPool> pool(new ThreadPool(options));
+  pool->threads_.reserve(options.num_threads - 1);
+  for (int i = 1; i < options.num_threads; ++i) {
+    try {
+      pool->threads_.emplace_back([p = pool.get(), i] { p->ThreadMain(i); });
+    } catch (const std::system_error& error) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "compute thread ", i, " of ", options.num_threads, " not started: ", error.what()));
+    }
+  }
+  return pool;
 }
 
 ThreadPool::~ThreadPool() {
-  stop_.store(true);
-  epoch_.fetch_add(1);
-  epoch_.notify_all();
+  {
+    absl::MutexLock lock(&mutex_);
+    stop_ = true;
+    generation_.fetch_add(1, std::memory_order_release);
+    loop_opened_.SignalAll();
+  }
   for (std::thread& thread : threads_) thread.join();
 }
 
-void ThreadPool::TakeTasks(int thread) {
-  while (true) {
-    const int64_t task = next_task_.fetch_add(1, std::memory_order_relaxed);
-    if (task >= num_tasks_) return;
-    (*work_)(task, thread);
-  }
-}
-
-void ThreadPool::Loop(int thread) {
-  uint32_t seen = 0;
-  while (true) {
-    for (int spin = 0; spin < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++spin) {
-      Pause();
+// Returns when the condition holds or the bound has passed; the caller checks again under the lock.
+template <typename Condition>
+void ThreadPool::Watch(const Condition& condition) const {
+  if (options_.watch_microseconds <= 0) return;
+  const auto end =
+      std::chrono::steady_clock::now() + std::chrono::microseconds(options_.watch_microseconds);
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (condition()) return;
+      Relax();
     }
-    epoch_.wait(seen, std::memory_order_acquire);
-    seen = epoch_.load(std::memory_order_acquire);
-    if (stop_.load()) return;
-    TakeTasks(thread);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+  } while (std::chrono::steady_clock::now() < end);
+}
+
+void ThreadPool::Work(const Loop& loop, int thread) {
+  while (true) {
+    const int64_t begin = next_.fetch_add(loop.grain, std::memory_order_relaxed);
+    if (begin >= loop.count) return;
+    loop.call(loop.context, begin, std::min(loop.count, begin + loop.grain), thread);
   }
 }
 
-void ThreadPool::ParallelFor(int64_t num_tasks, absl::FunctionRef<void(int64_t, int)> work) {
-  if (num_tasks <= 1 || threads_.empty()) {
-    for (int64_t task = 0; task < num_tasks; ++task) work(task, 0);
+void ThreadPool::Run(const Loop& loop) {
+  if (loop.count <= 0) return;
+  if (threads_.empty() || loop.count <= loop.grain) {
+    loop.call(loop.context, 0, loop.count, 0);
     return;
   }
-  work_ = &work;
-  num_tasks_ = num_tasks;
-  next_task_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
-  TakeTasks(0);
-  for (int spin = 0; spin < kSpins && busy_.load(std::memory_order_acquire) != 0; ++spin) Pause();
-  for (int busy = busy_.load(std::memory_order_acquire); busy != 0;
-       busy = busy_.load(std::memory_order_acquire)) {
-    busy_.wait(busy, std::memory_order_acquire);
+  {
+    absl::MutexLock lock(&mutex_);
+    next_.store(0, std::memory_order_relaxed);
+    loop_ = loop;
+    open_ = true;
+    generation_.fetch_add(1, std::memory_order_release);
+    loop_opened_.SignalAll();
+  }
+  Work(loop, 0);
+  {
+    // A thread that has not woken up yet finds the loop closed and is not waited for.
+    absl::MutexLock lock(&mutex_);
+    open_ = false;
+  }
+  Watch([this] { return joined_.load(std::memory_order_acquire) == 0; });
+  absl::MutexLock lock(&mutex_);
+  while (joined_.load(std::memory_order_acquire) != 0) thread_left_.Wait(&mutex_);
+}
+
+void ThreadPool::ThreadMain(int thread) {
+  uint64_t seen = 0;
+  while (true) {
+    Watch([&] { return generation_.load(std::memory_order_acquire) != seen; });
+    Loop loop;
+    {
+      absl::MutexLock lock(&mutex_);
+      while (!stop_ && generation_.load(std::memory_order_relaxed) == seen) {
+        loop_opened_.Wait(&mutex_);
+      }
+      if (stop_) return;
+      seen = generation_.load(std::memory_order_relaxed);
+      if (!open_) continue;
+      loop = loop_;
+      joined_.fetch_add(1, std::memory_order_relaxed);
+    }
+    Work(loop, thread);
+    if (joined_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      absl::MutexLock lock(&mutex_);
+      thread_left_.Signal();
+    }
   }
 }
 

@@ -1,44 +1,79 @@
-// The CPU backend's own compute threads: one parallel loop at a time, the caller takes part.
-// Thread rule: ParallelFor by one thread at a time. Between loops the workers look out for the next
-// one for some microseconds (a layer has many short loops), then sleep until they are woken.
+// The compute threads of the CPU backend: one loop at a time, shared by the calling thread and
+// num_threads - 1 persistent threads that take chunks as they become free.
+//
+// Thread rule: ParallelFor is called by one thread at a time and not from inside a body. Between
+// loops the threads wait on a condition; because the loops of a forward pass follow each other
+// within microseconds, they first watch for the next one for at most Options::watch_microseconds.
 #ifndef ENGINE_BACKEND_CPU_THREAD_POOL_H_
 #define ENGINE_BACKEND_CPU_THREAD_POOL_H_
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 
 namespace slim {
 
 class ThreadPool {
  public:
-  // num_threads >= 1 counts the caller: num_threads - 1 are started.
-  explicit ThreadPool(int num_threads);
+  struct Options {
+    int num_threads = 1;  // the caller counts as one; at least 1
+    int watch_microseconds =
+        50;  // bound of the busy part of a wait; 0 = wait on the condition at once
+  };
+
+  // INVALID_ARGUMENT for num_threads outside [1, 1024], RESOURCE_EXHAUSTED when the system refuses
+  // a thread.
+  static absl::StatusOr<std::unique_ptr<ThreadPool>> Create(const Options& options);
   ~ThreadPool();
-  ThreadPool(const ThreadPool&) = delete;
-  ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
+  int num_threads() const { return options_.num_threads; }
 
-  // Calls work(task, thread) for every task in [0, num_tasks), thread in [0, num_threads), and
-  // returns when all are done. Tasks are handed out in ascending order to whoever is free.
-  void ParallelFor(int64_t num_tasks, absl::FunctionRef<void(int64_t task, int thread)> work);
+  // Calls body(begin, end, thread) for disjoint chunks of at most `grain` that cover [0, count);
+  // thread is in [0, num_threads) and is not used by two chunks at once. Returns when all is done.
+  // Allocates nothing.
+  template <typename Body>
+  void ParallelFor(int64_t count, int64_t grain, Body&& body) {
+    using Plain = std::remove_reference_t<Body>;
+    Run({count, grain,
+         [](void* context, int64_t begin, int64_t end, int thread) {
+           (*static_cast<Plain*>(context))(begin, end, thread);
+         },
+         const_cast<void*>(static_cast<const void*>(&body))});
+  }
 
  private:
-  void Loop(int thread);
-  void TakeTasks(int thread);
+  struct Loop {
+    int64_t count = 0;
+    int64_t grain = 1;
+    void (*call)(void*, int64_t, int64_t, int) = nullptr;
+    void* context = nullptr;
+  };
 
-  using Work = absl::FunctionRef<void(int64_t, int)>;
-  const Work* work_ = nullptr;
-  int64_t num_tasks_ = 0;
-  std::atomic<int64_t> next_task_{0};
-  std::atomic<int> busy_{0};        // workers that have not finished the current loop
-  std::atomic<uint32_t> epoch_{0};  // counts loops
-  std::atomic<bool> stop_{false};
-  std::vector<std::thread> threads_;  // last member: they use all of the above
+  explicit ThreadPool(const Options& options) : options_(options) {}
+  void Run(const Loop& loop);
+  void Work(const Loop& loop, int thread);
+  void ThreadMain(int thread);
+  template <typename Condition>
+  void Watch(const Condition& condition) const;
+
+  const Options options_;
+  std::atomic<int64_t> next_{0};         // first index nobody has taken
+  std::atomic<uint64_t> generation_{0};  // counts loops; written under mutex_
+  std::atomic<int> joined_{0};           // threads inside the open loop; raised under mutex_
+  absl::Mutex mutex_;
+  absl::CondVar loop_opened_;
+  absl::CondVar thread_left_;
+  bool open_ ABSL_GUARDED_BY(mutex_) = false;  // threads may still join loop_
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  Loop loop_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::thread> threads_;  // last: they use everything above
 };
 
 }  // namespace slim
