@@ -1,5 +1,9 @@
 #include "tests/testing/backends.h"
 
+#include <algorithm>
+
+#include "engine/backend/cpu/cpu_backend.h"
+#include "engine/base/check.h"
 #include "tests/testing/reference_backend.h"
 
 namespace slim {
@@ -7,6 +11,18 @@ namespace slim {
 std::vector<BackendFactory> AllBackends() {
   std::vector<BackendFactory> all;
   all.push_back({"reference", true, [] { return MakeReferenceBackend(); }});
+  for (const CpuIsa isa : SupportedIsas(DetectCpuFeatures())) {
+    std::string name = "cpu_" + std::string(CpuIsaName(isa));
+    std::replace(name.begin(), name.end(), '+', '_');
+    all.push_back({name, false, [isa] {
+                     CpuBackendOptions options;
+                     options.num_threads = 2;
+                     options.isa = isa;
+                     auto backend = CpuBackend::Create(options);
+                     SLIM_CHECK(backend.ok());
+                     return *std::move(backend);
+                   }});
+  }
   return all;
 }
 

@@ -1,0 +1,136 @@
+// The inner loops of the CPU backend as a table of plain functions, one table per instruction set.
+// Each table is made from the same sources (kernels_*.inc) in a file compiled for its instruction
+// set; the ops (linear.cc, attention.cc, ...) split work over threads and call through the table.
+//
+// Nothing here may include a header with inline functions that other files use too: the linker
+// keeps one copy of each, and it must not be the one compiled for the wrong processor.
+// Thread rule: pure functions of their arguments. No allocation.
+#ifndef ENGINE_BACKEND_CPU_KERNELS_H_
+#define ENGINE_BACKEND_CPU_KERNELS_H_
+
+#include <cstdint>
+
+namespace slim {
+
+inline constexpr int kTileOutputs = 16;   // outputs of one packed tile
+inline constexpr int kGroup = 32;         // inputs that share a scale
+inline constexpr int kMaxPanelTiles = 3;  // tiles that one gemm call may cover
+
+// How the elements of a packed weight are stored (packed_weight.h).
+enum class PackedKind : uint8_t { kU4, kU8, kF32, kF16, kBF16 };
+
+// Rows quantised to int8 by groups of 32: x = scale * q. groups = cols / 32.
+struct QuantizedRows {
+  int8_t* values = nullptr;      // [rows, cols]
+  float* scales = nullptr;       // [rows, groups]
+  float* scaled_sums = nullptr;  // [rows, groups] scale * sum of the group's q
+  int32_t* sums = nullptr;       // [rows, groups] sum of the group's q
+};
+
+// One row on its way into a linear layer.
+struct RowTransform {
+  enum class Kind : uint8_t { kPlain, kRmsNorm, kSwiGlu };
+  Kind kind = Kind::kPlain;
+  const float* x = nullptr;
+  const float* up = nullptr;           // kSwiGlu
+  const float* norm_weight = nullptr;  // kRmsNorm
+  float eps = 0;
+  int64_t cols = 0;
+};
+
+// out[r, 0..columns) = rows times up to three neighbouring tiles of a weight.
+struct GemmArgs {
+  PackedKind kind = PackedKind::kU4;
+  int64_t rows = 0;
+  int64_t inputs = 0;
+  int tiles = 0;    // 1..kMaxPanelTiles
+  int columns = 0;  // valid outputs, in (16 (tiles - 1), 16 tiles]
+  // Quantised kinds.
+  const int8_t* x_values = nullptr;
+  const float* x_scales = nullptr;
+  const float* x_scaled_sums = nullptr;
+  const int32_t* x_sums = nullptr;
+  bool has_min = false;
+  int zero_point = 0;                // w = scale * (q - zero_point) without a min
+  const uint16_t* scales = nullptr;  // f16: per tile, per group: 16 scales, then 16 mins if has_min
+  // Plain kinds.
+  const float* x = nullptr;
+  // Tiles; tile_bytes and tile_scales lead from one tile to the next.
+  const void* weights = nullptr;
+  int64_t tile_bytes = 0;
+  int64_t tile_scales = 0;      // in elements
+  const float* bias = nullptr;  // of the first column, or null
+  bool accumulate = false;
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  void* scratch = nullptr;  // GemmScratchBytes(inputs), 64-byte aligned, for this call alone
+};
+
+// Bytes that a wide gemm needs to unpack a panel: bytes of the elements, scales and mins as float.
+constexpr int64_t GemmScratchBytes(int64_t inputs) {
+  return kMaxPanelTiles * kTileOutputs * (2 * inputs + (inputs / kGroup + 1) * 2 * 4) + 64;
+}
+
+// Attention. A *query* is one head of one row; queries that share a kv head run together.
+// Scores are in units of log2: the scale that is folded into the queries includes log2(e).
+struct AttentionSpanArgs {
+  int num_queries = 0;
+  const void* queries = nullptr;            // packed by pack_queries, [num_queries, head_dim]
+  const int32_t* visible_tokens = nullptr;  // per query: the first so many tokens of the span
+  const void* const* slabs = nullptr;       // pages of the span
+  int64_t key_offset_bytes = 0;             // of the kv head within a slab
+  int64_t value_offset_bytes = 0;
+  int block_tokens = 0;
+  int head_dim = 0;
+  int span_tokens = 0;      // tokens of a whole span, the stride of the scratch rows
+  float* scores = nullptr;  // scratch [kAttentionQueryBlock, span_tokens]
+  void* weights = nullptr;  // scratch [kAttentionQueryBlock, span_tokens] of 4 bytes
+  float* max = nullptr;     // results, [num_queries]; -infinity where nothing is visible
+  float* sum = nullptr;     // [num_queries]
+  float* out = nullptr;     // [num_queries, head_dim], not normalised
+};
+inline constexpr int kAttentionQueryBlock = 12;
+
+// Weighted value sums over some keys, or over several spans of them.
+struct AttentionState {
+  int num_queries = 0;
+  int head_dim = 0;
+  float* max = nullptr;
+  float* sum = nullptr;
+  float* out = nullptr;
+};
+
+struct KernelTable {
+  const char* name = nullptr;
+
+  // y = the transformed row, float32 [cols].
+  void (*transform_row)(const RowTransform& transform, float* y) = nullptr;
+  // Quantises one row; `out` points at the row's own values and groups. cols is a multiple of 32.
+  void (*quantize_row)(const float* x, int64_t cols, const QuantizedRows& out) = nullptr;
+  void (*gemm)(const GemmArgs& args) = nullptr;
+
+  // q [heads, head_dim] of one row times `scale`, as the span kernel wants it.
+  void (*pack_queries)(const float* q, int64_t elements, float scale, void* packed) = nullptr;
+  void (*attention_span)(const AttentionSpanArgs& args) = nullptr;
+  // Folds `later` into `state`; queries of `later` that saw nothing change nothing.
+  void (*attention_merge)(const AttentionState& state, const AttentionState& later) = nullptr;
+  // head_dim values of a query divided by its sum.
+  void (*attention_finish)(const float* out, float sum, int head_dim, float* result) = nullptr;
+  int packed_query_bytes = 4;  // per element
+
+  // Block scores: the same bits on every instruction set, see score_blocks.h.
+  void (*score_dots)(const float* q, const uint16_t* keys, int head_dim, int block_tokens,
+                     float* dots) = nullptr;
+  void (*score_exp)(const float* x, float max, int count, float* result) = nullptr;
+};
+
+extern const KernelTable kPortableKernels;
+#if defined(__x86_64__)
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
+extern const KernelTable kAvx512Bf16Kernels;
+#endif
+
+}  // namespace slim
+
+#endif  // ENGINE_BACKEND_CPU_KERNELS_H_

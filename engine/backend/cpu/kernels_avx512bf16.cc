@@ -1,0 +1,34 @@
+// The kernels for AVX-512 with VNNI and BF16. Compiled with flags of its own, see CMakeLists.txt.
+#include <immintrin.h>
+
+#include "engine/backend/cpu/kernels.h"
+
+namespace slim {
+namespace avx512bf16 {
+namespace {
+
+// The order matters: each part uses the ones before.
+// clang-format off
+#include "engine/backend/cpu/simd_avx512.inc"
+#include "engine/backend/cpu/kernels_rows.inc"
+#include "engine/backend/cpu/kernels_finish.inc"
+#include "engine/backend/cpu/gemm_int8_avx512.inc"
+#include "engine/backend/cpu/kernels_gemm.inc"
+#include "engine/backend/cpu/attention_pairs_bf16.inc"
+
+// Queries that share the registers with the keys (scores) or the values, and vectors of either.
+constexpr int kQueryRows = 12;
+constexpr int kScoreVectors = 2;
+constexpr int kValueRows = 6;
+constexpr int kValueVectors = 4;
+
+#include "engine/backend/cpu/kernels_attention.inc"
+#include "engine/backend/cpu/kernels_table.inc"
+// clang-format on
+
+}  // namespace
+}  // namespace avx512bf16
+
+const KernelTable kAvx512Bf16Kernels = avx512bf16::MakeTable("avx512vnni+bf16");
+
+}  // namespace slim

@@ -1,0 +1,193 @@
+// Linear layers: every row is transformed and quantised once, then products go out as (rows, tiles)
+// parts that the threads take one after the other.
+
+#include <algorithm>
+#include <array>
+
+#include "engine/backend/cpu/ops.h"
+#include "engine/backend/cpu/packed_weight.h"
+#include "engine/base/check.h"
+#include "engine/base/status_macros.h"
+
+namespace slim {
+namespace {
+
+constexpr int kMaxOutputs = 16;
+constexpr int64_t kThinRows = 16;
+// Rows of a wide part: their quantised inputs stay in the second-level cache while the panels of
+// the weight pass by.
+constexpr int64_t kPartRows = 128;
+
+struct Part {
+  const PackedWeight* weight = nullptr;
+  int64_t panels = 0;
+  int64_t first = 0;  // parts of one row chunk before this output's
+};
+
+struct LinearPlan {
+  int64_t rows = 0;
+  int64_t part_rows = 0;
+  int panel_tiles = 0;
+  int64_t panels = 0;  // of all outputs
+  std::array<Part, kMaxOutputs> parts;
+  bool any_quantized = false;
+  bool any_plain = false;
+};
+
+LinearPlan MakePlan(const LinearInput& input, absl::Span<const LinearOutput> outputs) {
+  LinearPlan plan;
+  plan.rows = input.x.rows;
+  const bool thin = plan.rows <= kThinRows;
+  plan.part_rows = thin ? plan.rows : kPartRows;
+  plan.panel_tiles = thin ? 1 : kMaxPanelTiles;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const auto* weight = static_cast<const PackedWeight*>(outputs[i].weight);
+    SLIM_CHECK(weight->inputs() == input.x.cols && outputs[i].out.cols == weight->outputs() &&
+               outputs[i].out.rows == plan.rows);
+    SLIM_CHECK(outputs[i].bias == nullptr ||
+               outputs[i].bias->bytes() >= weight->outputs() * int64_t{sizeof(float)});
+    const int64_t panels = (weight->num_tiles() + plan.panel_tiles - 1) / plan.panel_tiles;
+    plan.parts[i] = {weight, panels, plan.panels};
+    plan.panels += panels;
+    (weight->quantized() ? plan.any_quantized : plan.any_plain) = true;
+  }
+  return plan;
+}
+
+// The input as the products read it.
+struct Activations {
+  const float* plain = nullptr;  // [rows, cols]
+  QuantizedRows quantized;
+};
+
+absl::StatusOr<Activations> PrepareInput(CpuContext& context, const LinearInput& input,
+                                         const LinearPlan& plan) {
+  const int64_t rows = plan.rows, cols = input.x.cols, groups = cols / kGroup;
+  Activations result;
+  const bool transform = input.kind != LinearInput::Kind::kPlain;
+  float* plain = nullptr;
+  if (!transform) {
+    result.plain = input.x.f32();
+  } else if (plan.any_plain) {
+    SLIM_ASSIGN_OR_RETURN(plain, context.transformed.Get<float>(rows * cols));
+    result.plain = plain;
+  }
+  if (plan.any_quantized) {
+    SLIM_ASSIGN_OR_RETURN(result.quantized.values, context.quantized.Get<int8_t>(rows * cols));
+    SLIM_ASSIGN_OR_RETURN(result.quantized.scales, context.scales.Get<float>(rows * groups));
+    SLIM_ASSIGN_OR_RETURN(result.quantized.scaled_sums,
+                          context.scaled_sums.Get<float>(rows * groups));
+    SLIM_ASSIGN_OR_RETURN(result.quantized.sums, context.sums.Get<int32_t>(rows * groups));
+  } else if (!transform) {
+    return result;
+  }
+  const int64_t padded_cols = (cols + 15) / 16 * 16;
+  SLIM_ASSIGN_OR_RETURN(float* const thread_rows, context.transformed_threads.Get<float>(
+                                                      context.pool->num_threads() * padded_cols));
+  context.pool->ParallelFor(rows, 4, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t r = begin; r < end; ++r) {
+      const float* row = input.x.f32() + r * cols;
+      if (transform) {
+        RowTransform t;
+        t.kind = input.kind == LinearInput::Kind::kRmsNorm ? RowTransform::Kind::kRmsNorm
+                                                           : RowTransform::Kind::kSwiGlu;
+        t.x = row;
+        if (t.kind == RowTransform::Kind::kSwiGlu) t.up = input.up.f32() + r * cols;
+        if (t.kind == RowTransform::Kind::kRmsNorm) {
+          t.norm_weight = static_cast<const float*>(input.norm_weight->data());
+        }
+        t.eps = input.eps;
+        t.cols = cols;
+        float* to = plain != nullptr ? plain + r * cols : thread_rows + thread * padded_cols;
+        context.kernels->transform_row(t, to);
+        row = to;
+      }
+      if (plan.any_quantized) {
+        const QuantizedRows& q = result.quantized;
+        context.kernels->quantize_row(row, cols,
+                                      {q.values + r * cols, q.scales + r * groups,
+                                       q.scaled_sums + r * groups, q.sums + r * groups});
+      }
+    }
+  });
+  return result;
+}
+
+// Part `index`: rows outside, panels inside.
+void RunPart(const CpuContext& context, const LinearPlan& plan, const Activations& x,
+             absl::Span<const LinearOutput> outputs, int64_t index, void* scratch) {
+  const int64_t row = index / plan.panels * plan.part_rows;
+  const int64_t panel = index % plan.panels;
+  size_t i = outputs.size() - 1;
+  while (plan.parts[i].first > panel) --i;
+  const PackedWeight& weight = *plan.parts[i].weight;
+  const LinearOutput& output = outputs[i];
+  const int64_t tile = (panel - plan.parts[i].first) * plan.panel_tiles;
+  GemmArgs args;
+  weight.Describe(tile,
+                  static_cast<int>(std::min<int64_t>(plan.panel_tiles, weight.num_tiles() - tile)),
+                  &args);
+  args.rows = std::min(plan.part_rows, plan.rows - row);
+  const int64_t groups = args.inputs / kGroup;
+  if (weight.quantized()) {
+    args.x_values = x.quantized.values + row * args.inputs;
+    args.x_scales = x.quantized.scales + row * groups;
+    args.x_scaled_sums = x.quantized.scaled_sums + row * groups;
+    args.x_sums = x.quantized.sums + row * groups;
+  } else {
+    args.x = x.plain + row * args.inputs;
+  }
+  if (output.bias != nullptr) {
+    args.bias = static_cast<const float*>(output.bias->data()) + tile * kTileOutputs;
+  }
+  args.accumulate = output.accumulate;
+  args.out_stride = output.out.cols;
+  args.out = output.out.f32() + row * args.out_stride + tile * kTileOutputs;
+  args.scratch = scratch;
+  context.kernels->gemm(args);
+}
+
+}  // namespace
+
+absl::Status CpuLinear(CpuContext& context, const LinearInput& input,
+                       absl::Span<const LinearOutput> outputs) {
+  SLIM_CHECK(outputs.size() <= kMaxOutputs);
+  if (outputs.empty() || input.x.rows == 0) return absl::OkStatus();
+  if (input.kind == LinearInput::Kind::kSwiGlu) {
+    SLIM_CHECK(input.up.rows == input.x.rows && input.up.cols == input.x.cols);
+  }
+  if (input.kind == LinearInput::Kind::kRmsNorm) {
+    SLIM_CHECK(input.norm_weight != nullptr &&
+               input.norm_weight->bytes() >= input.x.cols * int64_t{sizeof(float)});
+  }
+  const LinearPlan plan = MakePlan(input, outputs);
+  SLIM_ASSIGN_OR_RETURN(const Activations x, PrepareInput(context, input, plan));
+  const int threads = context.pool->num_threads();
+  const int64_t scratch_bytes = (GemmScratchBytes(input.x.cols) + 63) / 64 * 64;
+  SLIM_ASSIGN_OR_RETURN(uint8_t* const scratch,
+                        context.gemm_threads.Get<uint8_t>(scratch_bytes * threads));
+  const int64_t parts = (plan.rows + plan.part_rows - 1) / plan.part_rows * plan.panels;
+  const int64_t grain =
+      plan.rows <= kThinRows ? std::clamp<int64_t>(parts / (threads * 8), 1, 64) : 1;
+  context.pool->ParallelFor(parts, grain, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t part = begin; part < end; ++part) {
+      RunPart(context, plan, x, outputs, part, scratch + thread * scratch_bytes);
+    }
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuEmbed(CpuContext& context, const LinearWeight& embedding,
+                      absl::Span<const int32_t> tokens, TensorView out) {
+  const auto& weight = static_cast<const PackedWeight&>(embedding);
+  SLIM_CHECK(out.cols == weight.inputs() && out.rows == static_cast<int64_t>(tokens.size()));
+  context.pool->ParallelFor(out.rows, 16, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      SLIM_CHECK(tokens[r] >= 0 && tokens[r] < weight.outputs());
+      weight.Dequantize(tokens[r], out.f32() + r * out.cols);
+    }
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace slim

@@ -1,0 +1,76 @@
+// Weights in the layout of the CPU kernels: tiles of 16 outputs, all inputs of a tile in a row, the
+// last tile filled up with zeros.
+//
+//   u4 (Q4_0, Q4_1)  per group of 32 inputs 4 vectors of 64 bytes; byte 4 o + j of vector v holds
+//                    output o, input 8 v + j (low half) and input 8 v + 4 + j (high half)
+//   u8 (Q8_0)        per group 8 vectors; byte 4 o + j of vector v: output o, input 4 v + j, stored
+//                    as q + 128
+//   scales           f16, per tile and group: 16 scales, with Q4_1 followed by 16 mins
+//   F32, F16, BF16   [inputs][16 outputs], elements as in the file
+//
+// Nothing is rounded: the packed form holds the file's numbers. Immutable, thread-safe.
+#ifndef ENGINE_BACKEND_CPU_PACKED_WEIGHT_H_
+#define ENGINE_BACKEND_CPU_PACKED_WEIGHT_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/backend/backend.h"
+#include "engine/backend/cpu/kernels.h"
+#include "engine/backend/cpu/thread_pool.h"
+
+namespace slim {
+
+// Hands out parts of large, huge-page aligned chunks; a chunk lives as long as any part of it.
+class WeightArena {
+ public:
+  // `bytes` zeroed bytes, 64-byte aligned, kept alive by *chunk. RESOURCE_EXHAUSTED.
+  absl::StatusOr<uint8_t*> Take(int64_t bytes, std::shared_ptr<Buffer>* chunk);
+
+ private:
+  std::shared_ptr<Buffer> chunk_;
+  int64_t used_bytes_ = 0;
+};
+
+class PackedWeight final : public LinearWeight {
+ public:
+  // INVALID_ARGUMENT: empty shape, no data, or inputs not a multiple of 32 for a quantised type.
+  static absl::StatusOr<std::unique_ptr<PackedWeight>> Create(const HostTensor& tensor,
+                                                              WeightArena& arena, ThreadPool& pool);
+
+  int64_t outputs() const override { return outputs_; }
+  int64_t inputs() const override { return inputs_; }
+  DType dtype() const override { return dtype_; }
+  int64_t bytes() const override { return num_tiles() * (tile_bytes_ + 2 * tile_scales_); }
+
+  PackedKind kind() const { return kind_; }
+  bool quantized() const { return kind_ == PackedKind::kU4 || kind_ == PackedKind::kU8; }
+  int64_t num_tiles() const { return (outputs_ + kTileOutputs - 1) / kTileOutputs; }
+
+  // Fills the weight's part of `args` for `tiles` tiles from `first_tile` on.
+  void Describe(int64_t first_tile, int tiles, GemmArgs* args) const;
+
+  // Row `output` as float32 [inputs].
+  void Dequantize(int64_t output, float* out) const;
+
+ private:
+  explicit PackedWeight(const HostTensor& tensor);
+  void PackTile(const HostTensor& tensor, int64_t tile);
+  void PackOutput(const HostTensor& tensor, int64_t output);
+
+  int64_t outputs_, inputs_;
+  DType dtype_;
+  PackedKind kind_ = PackedKind::kF32;
+  bool has_min_ = false;
+  int zero_point_ = 0;
+  int64_t tile_bytes_ = 0;
+  int64_t tile_scales_ = 0;  // elements
+  std::shared_ptr<Buffer> chunk_;
+  uint8_t* tiles_ = nullptr;
+  uint16_t* scales_ = nullptr;
+};
+
+}  // namespace slim
+
+#endif  // ENGINE_BACKEND_CPU_PACKED_WEIGHT_H_

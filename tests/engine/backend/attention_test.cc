@@ -1,0 +1,303 @@
+// RoPE, the write of keys and values, and attention of the CPU backend on every instruction set of
+// the machine, against the plain reference over the same bf16 slabs and against themselves.
+
+#include <cmath>
+#include <limits>
+
+#include "tests/engine/backend/op_fixtures.h"
+#include "tests/testing/reference_backend.h"
+
+namespace slim {
+namespace {
+
+constexpr int kHeads = 9;
+
+std::unique_ptr<Backend> MakeReference() {
+  ReferenceOptions options;
+  options.kv_type = KvType::kBF16;
+  return MakeReferenceBackend(options);
+}
+
+// One sequence of an attention call.
+struct Part {
+  PagedKv* kv;
+  std::vector<int32_t> positions;
+  std::vector<float> q;  // [positions, heads * head_dim]
+};
+
+std::vector<float> Attend(Backend& backend, const KvLayout& layout, int heads,
+                          const std::vector<Part>& parts) {
+  SLIM_CHECK(backend.Configure(layout, heads, SmallRope(layout.head_dim), 16384).ok());
+  std::vector<float> q;
+  std::vector<int32_t> positions;
+  std::vector<AttentionSequence> sequences;
+  for (const Part& part : parts) {
+    AttentionSequence sequence;
+    sequence.first_row = static_cast<int64_t>(positions.size());
+    sequence.num_rows = static_cast<int64_t>(part.positions.size());
+    sequence.slabs = part.kv->slabs();
+    sequence.block_ids = part.kv->block_ids();
+    sequences.push_back(sequence);
+    q.insert(q.end(), part.q.begin(), part.q.end());
+    positions.insert(positions.end(), part.positions.begin(), part.positions.end());
+  }
+  std::vector<float> out(q.size(), 77.0f);
+  const auto rows = static_cast<int64_t>(positions.size());
+  SLIM_CHECK(backend.Attention(ViewOf(q, rows), positions, sequences, ViewOf(out, rows)).ok());
+  return out;
+}
+
+Part RandomPart(PagedKv& kv, std::vector<int32_t> positions, int64_t width, uint32_t seed) {
+  const auto rows = static_cast<int64_t>(positions.size());
+  return {&kv, std::move(positions), RandomFloats(rows * width, seed)};
+}
+
+Part Slice(const Part& part, int64_t first, int64_t count, int64_t width) {
+  return {part.kv,
+          std::vector<int32_t>(part.positions.begin() + first,
+                               part.positions.begin() + first + count),
+          std::vector<float>(part.q.begin() + first * width,
+                             part.q.begin() + (first + count) * width)};
+}
+
+class AttentionTest : public testing::TestWithParam<CpuIsa> {
+ protected:
+  // bf16 queries and weights have 8 significant bits; otherwise only float rounding is left.
+  float Tolerance() const { return GetParam() == CpuIsa::kAvx512Bf16 ? 0.02f : 2e-5f; }
+};
+INSTANTIATE_TEST_SUITE_P(Isa, AttentionTest, testing::ValuesIn(MachineIsas()), IsaTestName);
+
+void ExpectClose(const std::vector<float>& got, const std::vector<float>& want, float tolerance,
+                 const std::string& what) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_NEAR(got[i], want[i], tolerance) << what << " element " << i;
+  }
+}
+
+TEST_P(AttentionTest, PrefillAgreesWithTheReference) {
+  auto backend = MakeCpu(GetParam());
+  auto reference = MakeReference();
+  for (const int block_tokens : {32, 64}) {
+    const KvLayout layout = SmallLayout(block_tokens);
+    for (const int tokens : {1, 2, 31, 32, 33, 63, 64, 65, 100, 200}) {
+      PagedKv kv(layout, BlockRange((tokens + block_tokens - 1) / block_tokens));
+      kv.Fill(tokens, tokens);
+      const Part part = RandomPart(kv, kv.Positions(tokens), kHeads * 64, 5 + tokens);
+      ExpectClose(Attend(*backend, layout, kHeads, {part}),
+                  Attend(*reference, layout, kHeads, {part}), Tolerance(),
+                  std::to_string(tokens) + " tokens");
+    }
+  }
+}
+
+TEST_P(AttentionTest, HeadShapesAgreeWithTheReference) {
+  auto backend = MakeCpu(GetParam());
+  auto reference = MakeReference();
+  struct Heads {
+    int heads, kv_heads, head_dim;
+  };
+  for (const Heads& h : {Heads{4, 4, 16}, Heads{8, 2, 48}, Heads{14, 2, 64}, Heads{5, 1, 80},
+                         Heads{4, 1, 128}, Heads{2, 2, 256}}) {
+    const KvLayout layout = SmallLayout(64, h.kv_heads, h.head_dim);
+    PagedKv kv(layout, BlockRange(2));
+    kv.Fill(90, 3);
+    const Part part = RandomPart(kv, kv.Positions(90), h.heads * h.head_dim, 4);
+    ExpectClose(Attend(*backend, layout, h.heads, {part}),
+                Attend(*reference, layout, h.heads, {part}), Tolerance(),
+                "head_dim " + std::to_string(h.head_dim));
+  }
+}
+
+// Retained blocks with gaps, rows at the end, several sequences and decode rows in one call.
+TEST_P(AttentionTest, PackedSequencesWithGapsAgreeWithTheReference) {
+  auto backend = MakeCpu(GetParam());
+  auto reference = MakeReference();
+  const KvLayout layout = SmallLayout(32);
+  PagedKv gaps(layout, {0, 3, 4, 9, 20, 21});
+  gaps.Fill(21 * 32 + 5, 1);
+  PagedKv longer(layout, BlockRange(40));
+  longer.Fill(1250, 2);
+  PagedKv tiny(layout, {0});
+  tiny.Fill(3, 3);
+  const int64_t width = kHeads * 64;
+  const std::vector<Part> parts = {
+      RandomPart(gaps, gaps.Positions(21 * 32 + 5), width, 4), RandomPart(tiny, {2}, width, 5),
+      RandomPart(longer, {1249}, width, 6), RandomPart(longer, {600, 700, 1100}, width, 7),
+      RandomPart(gaps, {21 * 32 + 4}, width, 8)};
+  ExpectClose(Attend(*backend, layout, kHeads, parts), Attend(*reference, layout, kHeads, parts),
+              Tolerance(), "packed");
+}
+
+TEST_P(AttentionTest, RowsDoNotDependOnChunkBatchOrThreads) {
+  const KvLayout layout = SmallLayout(32);
+  const int64_t width = kHeads * 64;
+  const int tokens = 1300;
+  PagedKv kv(layout, BlockRange(41));
+  kv.Fill(tokens, 1, 2.0f);
+  PagedKv other(layout, BlockRange(3));
+  other.Fill(90, 2);
+  const Part all = RandomPart(kv, kv.Positions(tokens), width, 3);
+  auto one = MakeCpu(GetParam(), 1);
+  const std::vector<float> want = Attend(*one, layout, kHeads, {all});
+  for (const int threads : {1, 2, 3}) {
+    auto backend = MakeCpu(GetParam(), threads);
+    const std::vector<float> again = Attend(*backend, layout, kHeads, {all});
+    EXPECT_TRUE(SameBits(want.data(), again.data(), static_cast<int64_t>(want.size())));
+    // Single rows (their spans are spread over the threads), small and odd chunks, neighbours.
+    for (const auto& [first, count] : std::vector<std::pair<int64_t, int64_t>>{
+             {0, 1}, {511, 1}, {512, 1}, {1299, 1}, {1024, 5}, {640, 33}, {100, 700}}) {
+      const Part part = Slice(all, first, count, width);
+      const Part neighbour = RandomPart(other, {10, 40, 89}, width, 9);
+      const std::vector<float> alone = Attend(*backend, layout, kHeads, {part});
+      const std::vector<float> packed = Attend(*backend, layout, kHeads, {neighbour, part});
+      EXPECT_TRUE(SameBits(&want[first * width], alone.data(), count * width))
+          << threads << " threads, rows " << first << " + " << count;
+      EXPECT_TRUE(SameBits(&want[first * width], &packed[3 * width], count * width))
+          << threads << " threads, packed rows " << first << " + " << count;
+    }
+  }
+}
+
+// What lies in slots that a row may not see must not matter, not even for rounding.
+TEST_P(AttentionTest, LaterTokensChangeNothing) {
+  auto backend = MakeCpu(GetParam());
+  const KvLayout layout = SmallLayout(32);
+  const int64_t width = kHeads * 64;
+  PagedKv now(layout, BlockRange(3)), later(layout, BlockRange(3));
+  now.Fill(70, 5);
+  later.Fill(96, 5);
+  for (const int32_t position : {0, 31, 40, 69}) {
+    // Both caches draw token by token from one seed, so they agree on the first 70 tokens.
+    const Part a = RandomPart(now, {position}, width, 6), b = RandomPart(later, {position}, width, 6);
+    const auto x = Attend(*backend, layout, kHeads, {a});
+    const auto y = Attend(*backend, layout, kHeads, {b});
+    EXPECT_TRUE(SameBits(x.data(), y.data(), width)) << position;
+  }
+}
+
+TEST_P(AttentionTest, NanQueriesAndKeysGiveNan) {
+  auto backend = MakeCpu(GetParam());
+  const KvLayout layout = SmallLayout(32);
+  const int64_t width = kHeads * 64;
+  PagedKv kv(layout, BlockRange(2));
+  kv.Fill(40, 5);
+  Part part = RandomPart(kv, {38, 39}, width, 6);
+  part.q[width + 70] = std::numeric_limits<float>::quiet_NaN();  // head 1 of the second row
+  const auto out = Attend(*backend, layout, kHeads, {part});
+  for (int64_t i = 0; i < 2 * width; ++i) {
+    EXPECT_EQ(std::isnan(out[i]), i >= width + 64 && i < width + 128) << i;
+  }
+  static_cast<uint16_t*>(kv.slabs()[0])[layout.key_offset(0, 7, 3)] = 0x7fc0;
+  part.q[width + 70] = 0;
+  const auto poisoned = Attend(*backend, layout, kHeads, {part});
+  EXPECT_TRUE(std::isnan(poisoned[0]));
+  EXPECT_FALSE(std::isnan(poisoned[3 * 64]));  // another kv head
+}
+
+TEST_P(AttentionTest, LargeScoresDoNotOverflow) {
+  auto backend = MakeCpu(GetParam());
+  auto reference = MakeReference();
+  const KvLayout layout = SmallLayout(32);
+  PagedKv kv(layout, BlockRange(20));
+  kv.Fill(640, 5, 30.0f);
+  const Part part = RandomPart(kv, {5, 300, 639}, kHeads * 64, 6);
+  const auto got = Attend(*backend, layout, kHeads, {part});
+  for (const float v : got) EXPECT_TRUE(std::isfinite(v));
+  if (GetParam() != CpuIsa::kAvx512Bf16) {
+    ExpectClose(got, Attend(*reference, layout, kHeads, {part}), 1e-3f, "large scores");
+  }
+}
+
+class RopeTest : public testing::TestWithParam<CpuIsa> {};
+INSTANTIATE_TEST_SUITE_P(Isa, RopeTest, testing::ValuesIn(MachineIsas()), IsaTestName);
+
+TEST_P(RopeTest, AgreesWithTheReference) {
+  auto backend = MakeCpu(GetParam());
+  auto reference = MakeReference();
+  const KvLayout layout = SmallLayout(32);
+  const std::vector<float> factors = RandomFloats(16, 3, 0.1f);
+  for (const bool neighbouring : {true, false}) {
+    for (const int rotary : {64, 32}) {
+      RopeParams rope = SmallRope(64, neighbouring);
+      rope.rotary_dims = rotary;
+      std::vector<float> positive = factors;
+      for (float& f : positive) f = 1.0f + std::fabs(f);
+      if (rotary == 32) rope.frequency_factors = positive;
+      ASSERT_TRUE(backend->Configure(layout, kHeads, rope, 9000).ok());
+      ASSERT_TRUE(reference->Configure(layout, kHeads, rope, 9000).ok());
+      const std::vector<int32_t> positions = {0, 1, 17, 8999};
+      std::vector<float> a = RandomFloats(4 * kHeads * 64, 5), b = a;
+      ASSERT_TRUE(backend->Rope(ViewOf(a, 4), positions).ok());
+      ASSERT_TRUE(reference->Rope(ViewOf(b, 4), positions).ok());
+      ExpectClose(a, b, 2e-6f, "rope");
+    }
+  }
+}
+
+TEST_P(RopeTest, StoresKeysAndValuesWhereTheLayoutSays) {
+  auto backend = MakeCpu(GetParam());
+  auto reference = MakeReference();
+  for (const int block_tokens : {32, 64}) {
+    const KvLayout layout = SmallLayout(block_tokens);
+    ASSERT_TRUE(backend->Configure(layout, kHeads, SmallRope(64), 512).ok());
+    ASSERT_TRUE(reference->Configure(layout, kHeads, SmallRope(64), 512).ok());
+    PagedKv a(layout, BlockRange(3)), b(layout, BlockRange(3));
+    std::vector<int32_t> positions;
+    std::vector<KvSlot> slots_a, slots_b;
+    for (int32_t p = 3; p < 3 * block_tokens; p += p % 5 == 0 ? 2 : 1) {
+      positions.push_back(p);
+      slots_a.push_back(a.SlotOf(p));
+      slots_b.push_back(b.SlotOf(p));
+    }
+    const auto rows = static_cast<int64_t>(positions.size());
+    std::vector<float> k = RandomFloats(rows * 192, 1), v = RandomFloats(rows * 192, 2);
+    std::vector<float> k2 = k, v2 = v;
+    ASSERT_TRUE(
+        backend->RopeAndStoreKv(ViewOf(k, rows), ViewOf(v, rows), positions, slots_a).ok());
+    ASSERT_TRUE(
+        reference->RopeAndStoreKv(ViewOf(k2, rows), ViewOf(v2, rows), positions, slots_b).ok());
+    for (int page = 0; page < 3; ++page) {
+      const auto* x = static_cast<const uint16_t*>(a.slabs()[page]);
+      const auto* y = static_cast<const uint16_t*>(b.slabs()[page]);
+      for (int64_t i = 0; i < layout.slab_elements(); ++i) {
+        // One step of bf16 where the angles' rounding crosses a tie.
+        ASSERT_NEAR(BF16ToF32(x[i]), BF16ToF32(y[i]), std::fabs(BF16ToF32(y[i])) * 0x1p-7f + 1e-5f);
+      }
+    }
+  }
+}
+
+TEST_P(RopeTest, ConfigureRefusesWhatTheKernelsCannotDo) {
+  auto backend = MakeCpu(GetParam());
+  const auto code = [&](const KvLayout& layout, int heads, const RopeParams& rope,
+                        int64_t positions) {
+    return backend->Configure(layout, heads, rope, positions).code();
+  };
+  const auto invalid = absl::StatusCode::kInvalidArgument;
+  KvLayout layout = SmallLayout();
+  EXPECT_EQ(code(layout, 9, SmallRope(64), 10), absl::StatusCode::kOk);
+  EXPECT_EQ(code(layout, 8, SmallRope(64), 10), invalid);
+  EXPECT_EQ(code(layout, 9, SmallRope(32), 10), invalid);
+  EXPECT_EQ(code(layout, 9, SmallRope(64), 0), invalid);
+  layout.type = KvType::kF32;
+  EXPECT_EQ(code(layout, 9, SmallRope(64), 10), invalid);
+  layout = SmallLayout(16);
+  EXPECT_EQ(code(layout, 9, SmallRope(64), 10), invalid);
+  layout = SmallLayout(32, 3, 40);
+  EXPECT_EQ(code(layout, 9, SmallRope(40), 10), invalid);
+}
+
+TEST_P(RopeTest, CopyRowsMovesWholeRows) {
+  auto backend = MakeCpu(GetParam());
+  std::vector<float> src = RandomFloats(5 * 7, 1), dst(4 * 7, 0.0f);
+  const std::vector<int64_t> from = {4, 0, 2}, to = {1, 3, 0};
+  ASSERT_TRUE(backend->CopyRows(ViewOf(src, 5), from, ViewOf(dst, 4), to).ok());
+  for (size_t i = 0; i < from.size(); ++i) {
+    EXPECT_TRUE(SameBits(&src[from[i] * 7], &dst[to[i] * 7], 7));
+  }
+  EXPECT_EQ(dst[2 * 7], 0.0f);
+}
+
+}  // namespace
+}  // namespace slim

@@ -1,0 +1,243 @@
+// Linear layers of the CPU backend on every instruction set of the machine: against the plain
+// reference, against an exact emulation of the quantised arithmetic, and against themselves in
+// other batches and with other thread counts.
+
+#include <cmath>
+#include <limits>
+
+#include "gmock/gmock.h"
+#include "tests/engine/backend/op_fixtures.h"
+#include "tests/testing/reference_backend.h"
+
+namespace slim {
+namespace {
+
+using Kind = LinearInput::Kind;
+
+constexpr DType kAllTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16,
+                               DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
+
+struct Shape {
+  int64_t rows, outputs, inputs;
+};
+// Odd row counts, partial tiles and panels, both sides of the thin and wide limits.
+const Shape kShapes[] = {{1, 16, 32},   {1, 48, 576},  {2, 50, 64},   {3, 17, 96},  {4, 1, 32},
+                         {5, 33, 128},  {6, 64, 160},  {7, 192, 64},  {8, 40, 96},  {13, 48, 64},
+                         {16, 49, 64},  {17, 100, 96}, {31, 31, 288}, {63, 65, 64}, {64, 48, 32},
+                         {65, 129, 64}, {129, 80, 96}, {260, 52, 64}};
+
+// y of a quantised weight for plain inputs, in double from the int8 activations; `magnitude` gets
+// the sum of the absolute terms, the scale of its rounding error.
+double Emulate(const TestTensor& w, const float* x, int64_t output, double* magnitude) {
+  const int64_t cols = w.tensor.cols;
+  double sum = 0;
+  *magnitude = 0;
+  for (int64_t g = 0; g < cols; g += 32) {
+    float largest = 0;
+    for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(x[g + i]));
+    if (largest == 0) continue;
+    const float scale = largest * (1.0f / 127.0f), inverse = 127.0f / largest;
+    for (int i = 0; i < 32; ++i) {
+      const double q = std::nearbyint(x[g + i] * inverse);
+      const double term = q * scale * w.values[output * cols + g + i];
+      sum += term;
+      *magnitude += std::fabs(term);
+    }
+  }
+  return sum;
+}
+
+std::vector<float> RunLinear(Backend& backend, const TestTensor& w, std::vector<float>& x,
+                             int64_t rows, Kind kind = Kind::kPlain,
+                             std::vector<float>* up = nullptr, const Buffer* norm = nullptr,
+                             const Buffer* bias = nullptr,
+                             const std::vector<float>* residual = nullptr) {
+  auto weight = backend.PrepareLinear(w.tensor);
+  SLIM_CHECK(weight.ok());
+  std::vector<float> out(rows * w.tensor.rows, 123.0f);
+  if (residual != nullptr) out = *residual;
+  LinearInput input;
+  input.kind = kind;
+  input.x = ViewOf(x, rows);
+  if (up != nullptr) input.up = ViewOf(*up, rows);
+  input.norm_weight = norm;
+  input.eps = 1e-5f;
+  const LinearOutput output{weight->get(), ViewOf(out, rows), residual != nullptr, bias};
+  SLIM_CHECK(backend.Linear(input, {output}).ok());
+  return out;
+}
+
+class LinearTest : public testing::TestWithParam<CpuIsa> {};
+INSTANTIATE_TEST_SUITE_P(Isa, LinearTest, testing::ValuesIn(MachineIsas()), IsaTestName);
+
+TEST_P(LinearTest, EqualsTheEmulatedArithmetic) {
+  auto backend = MakeCpu(GetParam());
+  uint32_t seed = 1;
+  for (const Shape& shape : kShapes) {
+    for (const DType dtype : kAllTypes) {
+      const TestTensor w = RandomTensor(dtype, shape.outputs, shape.inputs, ++seed);
+      std::vector<float> x = RandomFloats(shape.rows * shape.inputs, ++seed);
+      const std::vector<float> y = RunLinear(*backend, w, x, shape.rows);
+      for (int64_t r = 0; r < shape.rows; ++r) {
+        for (int64_t n = 0; n < shape.outputs; ++n) {
+          double magnitude = 0, want = 0;
+          if (BlockElements(dtype) == 32) {
+            want = Emulate(w, &x[r * shape.inputs], n, &magnitude);
+          } else {
+            for (int64_t k = 0; k < shape.inputs; ++k) {
+              const double term = double{x[r * shape.inputs + k]} * w.values[n * shape.inputs + k];
+              want += term;
+              magnitude += std::fabs(term);
+            }
+          }
+          ASSERT_NEAR(y[r * shape.outputs + n], want, 1e-5 * magnitude + 1e-30)
+              << std::string(DTypeName(dtype)) << " rows " << shape.rows << " outputs "
+              << shape.outputs << " inputs " << shape.inputs << " at " << r << ", " << n;
+        }
+      }
+    }
+  }
+}
+
+// Against the reference the int8 rounding of the inputs shows: at most half a step per input.
+TEST_P(LinearTest, TransformsAgreeWithTheReference) {
+  auto backend = MakeCpu(GetParam());
+  auto reference = MakeReferenceBackend();
+  uint32_t seed = 1000;
+  for (const Kind kind : {Kind::kRmsNorm, Kind::kSwiGlu}) {
+    for (const DType dtype : kAllTypes) {
+      for (const int64_t rows : {1, 3, 20}) {
+        const int64_t inputs = 160, outputs = 50;
+        const TestTensor w = RandomTensor(dtype, outputs, inputs, ++seed);
+        std::vector<float> x = RandomFloats(rows * inputs, ++seed, 3.0f);
+        std::vector<float> up = RandomFloats(rows * inputs, ++seed);
+        const std::vector<float> norm = RandomFloats(inputs, ++seed);
+        const std::vector<float> bias = RandomFloats(outputs, ++seed);
+        const std::vector<float> residual = RandomFloats(rows * outputs, ++seed);
+        const Buffer norm_a = VectorBuffer(*backend, norm), bias_a = VectorBuffer(*backend, bias);
+        const Buffer norm_b = VectorBuffer(*reference, norm);
+        const Buffer bias_b = VectorBuffer(*reference, bias);
+        const auto got =
+            RunLinear(*backend, w, x, rows, kind, &up, &norm_a, &bias_a, &residual);
+        const auto want =
+            RunLinear(*reference, w, x, rows, kind, &up, &norm_b, &bias_b, &residual);
+        double error = 0, norm_of_product = 0;
+        for (size_t i = 0; i < got.size(); ++i) {
+          const double product = want[i] - residual[i] - bias[i % outputs];
+          error += std::pow(double{got[i]} - want[i], 2);
+          norm_of_product += product * product;
+        }
+        const double tolerance = BlockElements(dtype) == 32 ? 0.015 : 1e-5;
+        EXPECT_LT(std::sqrt(error), tolerance * std::sqrt(norm_of_product))
+            << std::string(DTypeName(dtype)) << " rows " << rows;
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, RowsDoNotDependOnTheirBatchNorOnThreads) {
+  for (const DType dtype : kAllTypes) {
+    const int64_t rows = 150, inputs = 224, outputs = 70;
+    const TestTensor w = RandomTensor(dtype, outputs, inputs, 7);
+    std::vector<float> x = RandomFloats(rows * inputs, 8);
+    std::vector<float> up = RandomFloats(rows * inputs, 9);
+    auto one = MakeCpu(GetParam(), 1);
+    const auto whole = RunLinear(*one, w, x, rows, Kind::kSwiGlu, &up);
+    for (const int threads : {2, 3}) {
+      auto several = MakeCpu(GetParam(), threads);
+      const auto again = RunLinear(*several, w, x, rows, Kind::kSwiGlu, &up);
+      EXPECT_TRUE(SameBits(whole.data(), again.data(), rows * outputs));
+    }
+    for (const int64_t count : {1, 2, 3, 5, 8, 12, 13, 16, 17, 70}) {
+      const int64_t first = 11;
+      std::vector<float> part(x.begin() + first * inputs, x.begin() + (first + count) * inputs);
+      std::vector<float> part_up(up.begin() + first * inputs,
+                                 up.begin() + (first + count) * inputs);
+      const auto alone = RunLinear(*one, w, part, count, Kind::kSwiGlu, &part_up);
+      EXPECT_TRUE(SameBits(alone.data(), &whole[first * outputs], count * outputs))
+          << std::string(DTypeName(dtype)) << " rows " << count;
+    }
+  }
+}
+
+TEST_P(LinearTest, SeveralOutputsEqualSingleOnes) {
+  auto backend = MakeCpu(GetParam());
+  const int64_t rows = 20, inputs = 96;
+  std::vector<float> x = RandomFloats(rows * inputs, 3);
+  std::vector<TestTensor> tensors;
+  std::vector<std::unique_ptr<LinearWeight>> weights;
+  std::vector<std::vector<float>> outs;
+  for (const DType dtype : kAllTypes) {
+    tensors.push_back(RandomTensor(dtype, 30 + 20 * static_cast<int>(dtype), inputs, 5));
+    auto weight = backend->PrepareLinear(tensors.back().tensor);
+    ASSERT_TRUE(weight.ok());
+    weights.push_back(*std::move(weight));
+    outs.emplace_back(rows * tensors.back().tensor.rows);
+  }
+  LinearInput input;
+  input.x = ViewOf(x, rows);
+  std::vector<LinearOutput> outputs;
+  for (size_t i = 0; i < outs.size(); ++i) {
+    outputs.push_back({weights[i].get(), ViewOf(outs[i], rows), false, nullptr});
+  }
+  ASSERT_TRUE(backend->Linear(input, outputs).ok());
+  for (size_t i = 0; i < outs.size(); ++i) {
+    const auto single = RunLinear(*backend, tensors[i], x, rows);
+    EXPECT_TRUE(SameBits(single.data(), outs[i].data(), static_cast<int64_t>(single.size())));
+  }
+}
+
+TEST_P(LinearTest, NanInARowReachesAllItsOutputsAndNoOther) {
+  auto backend = MakeCpu(GetParam());
+  for (const DType dtype : kAllTypes) {
+    const TestTensor w = RandomTensor(dtype, 20, 64, 3);
+    std::vector<float> x = RandomFloats(3 * 64, 4);
+    x[64 + 37] = std::numeric_limits<float>::quiet_NaN();
+    const auto y = RunLinear(*backend, w, x, 3);
+    for (int i = 0; i < 60; ++i) EXPECT_EQ(std::isnan(y[i]), i >= 20 && i < 40) << i;
+  }
+}
+
+TEST_P(LinearTest, ExtremeInputsStayFinite) {
+  auto backend = MakeCpu(GetParam());
+  const TestTensor w = RandomTensor(DType::kQ4_1, 16, 32, 3);
+  for (const float value : {0.0f, 1e-40f, -1e-37f, 1e30f}) {
+    std::vector<float> x(32, value), up(32, 1.0f);
+    for (const Kind kind : {Kind::kPlain, Kind::kSwiGlu}) {
+      for (const float y : RunLinear(*backend, w, x, 1, kind, &up)) EXPECT_TRUE(std::isfinite(y));
+      for (float& v : x) v = -v;
+      for (const float y : RunLinear(*backend, w, x, 1, kind, &up)) EXPECT_TRUE(std::isfinite(y));
+    }
+  }
+}
+
+TEST_P(LinearTest, EmbedReturnsTheExactRows) {
+  auto backend = MakeCpu(GetParam());
+  for (const DType dtype : kAllTypes) {
+    const TestTensor w = RandomTensor(dtype, 37, 96, 11);
+    auto weight = backend->PrepareLinear(w.tensor);
+    ASSERT_TRUE(weight.ok());
+    const std::vector<int32_t> tokens = {36, 0, 17, 17, 16};
+    std::vector<float> out(tokens.size() * 96);
+    ASSERT_TRUE(backend->Embed(**weight, tokens, ViewOf(out, 5)).ok());
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      EXPECT_TRUE(SameBits(&out[i * 96], &w.values[tokens[i] * 96], 96));
+    }
+  }
+}
+
+TEST_P(LinearTest, RefusesShapesThatCannotBePacked) {
+  auto backend = MakeCpu(GetParam());
+  TestTensor w = RandomTensor(DType::kQ4_0, 4, 64, 1);
+  w.tensor.cols = 48;
+  EXPECT_EQ(backend->PrepareLinear(w.tensor).status().code(), absl::StatusCode::kInvalidArgument);
+  w.tensor.cols = 0;
+  EXPECT_EQ(backend->PrepareLinear(w.tensor).status().code(), absl::StatusCode::kInvalidArgument);
+  HostTensor vector = RandomTensor(DType::kQ8_0, 1, 32, 1).tensor;
+  EXPECT_EQ(backend->PrepareVector(vector).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(backend->Allocate(int64_t{1} << 60).status().code(),
+            absl::StatusCode::kResourceExhausted);
+}
+
+}  // namespace
+}  // namespace slim
