@@ -27,7 +27,7 @@ struct Part {
 
 std::vector<float> Attend(Backend& backend, const KvLayout& layout, int heads,
                           const std::vector<Part>& parts) {
-  SLIM_CHECK(backend.Configure(layout, heads, SmallRope(layout.head_dim), 16384).ok());
+  SLIM_CHECK(backend.Configure(layout, heads, SmallRope(layout.head_dim), 2048).ok());
   std::vector<float> q;
   std::vector<int32_t> positions;
   std::vector<AttentionSequence> sequences;
@@ -53,11 +53,10 @@ Part RandomPart(PagedKv& kv, std::vector<int32_t> positions, int64_t width, uint
 }
 
 Part Slice(const Part& part, int64_t first, int64_t count, int64_t width) {
-  return {part.kv,
-          std::vector<int32_t>(part.positions.begin() + first,
-                               part.positions.begin() + first + count),
-          std::vector<float>(part.q.begin() + first * width,
-                             part.q.begin() + (first + count) * width)};
+  return {
+      part.kv,
+      std::vector<int32_t>(part.positions.begin() + first, part.positions.begin() + first + count),
+      std::vector<float>(part.q.begin() + first * width, part.q.begin() + (first + count) * width)};
 }
 
 class AttentionTest : public testing::TestWithParam<CpuIsa> {
@@ -169,7 +168,8 @@ TEST_P(AttentionTest, LaterTokensChangeNothing) {
   later.Fill(96, 5);
   for (const int32_t position : {0, 31, 40, 69}) {
     // Both caches draw token by token from one seed, so they agree on the first 70 tokens.
-    const Part a = RandomPart(now, {position}, width, 6), b = RandomPart(later, {position}, width, 6);
+    const Part a = RandomPart(now, {position}, width, 6),
+               b = RandomPart(later, {position}, width, 6);
     const auto x = Attend(*backend, layout, kHeads, {a});
     const auto y = Attend(*backend, layout, kHeads, {b});
     EXPECT_TRUE(SameBits(x.data(), y.data(), width)) << position;
@@ -253,8 +253,7 @@ TEST_P(RopeTest, StoresKeysAndValuesWhereTheLayoutSays) {
     const auto rows = static_cast<int64_t>(positions.size());
     std::vector<float> k = RandomFloats(rows * 192, 1), v = RandomFloats(rows * 192, 2);
     std::vector<float> k2 = k, v2 = v;
-    ASSERT_TRUE(
-        backend->RopeAndStoreKv(ViewOf(k, rows), ViewOf(v, rows), positions, slots_a).ok());
+    ASSERT_TRUE(backend->RopeAndStoreKv(ViewOf(k, rows), ViewOf(v, rows), positions, slots_a).ok());
     ASSERT_TRUE(
         reference->RopeAndStoreKv(ViewOf(k2, rows), ViewOf(v2, rows), positions, slots_b).ok());
     for (int page = 0; page < 3; ++page) {

@@ -117,10 +117,8 @@ TEST_P(LinearTest, TransformsAgreeWithTheReference) {
         const Buffer norm_a = VectorBuffer(*backend, norm), bias_a = VectorBuffer(*backend, bias);
         const Buffer norm_b = VectorBuffer(*reference, norm);
         const Buffer bias_b = VectorBuffer(*reference, bias);
-        const auto got =
-            RunLinear(*backend, w, x, rows, kind, &up, &norm_a, &bias_a, &residual);
-        const auto want =
-            RunLinear(*reference, w, x, rows, kind, &up, &norm_b, &bias_b, &residual);
+        const auto got = RunLinear(*backend, w, x, rows, kind, &up, &norm_a, &bias_a, &residual);
+        const auto want = RunLinear(*reference, w, x, rows, kind, &up, &norm_b, &bias_b, &residual);
         double error = 0, norm_of_product = 0;
         for (size_t i = 0; i < got.size(); ++i) {
           const double product = want[i] - residual[i] - bias[i % outputs];

@@ -50,12 +50,24 @@ inline TestTensor RandomTensor(DType dtype, int64_t rows, int64_t cols, uint32_t
     const uint16_t bf16 = F32ToBF16(scales[2 * b]);
     int header = 0;
     switch (dtype) {
-      case DType::kF32: std::memcpy(p, &scales[2 * b], 4); continue;
-      case DType::kF16: std::memcpy(p, &f16, 2); continue;
-      case DType::kBF16: std::memcpy(p, &bf16, 2); continue;
-      case DType::kQ4_1: std::memcpy(p + 2, &min, 2); header = 2; [[fallthrough]];
+      case DType::kF32:
+        std::memcpy(p, &scales[2 * b], 4);
+        continue;
+      case DType::kF16:
+        std::memcpy(p, &f16, 2);
+        continue;
+      case DType::kBF16:
+        std::memcpy(p, &bf16, 2);
+        continue;
+      case DType::kQ4_1:
+        std::memcpy(p + 2, &min, 2);
+        header = 2;
+        [[fallthrough]];
       case DType::kQ8_0:
-      case DType::kQ4_0: std::memcpy(p, &f16, 2); header += 2; break;
+      case DType::kQ4_0:
+        std::memcpy(p, &f16, 2);
+        header += 2;
+        break;
     }
     for (int64_t i = header; i < BlockBytes(dtype); ++i) p[i] = static_cast<uint8_t>(generator());
   }
@@ -113,8 +125,8 @@ class PagedKv {
   absl::Span<const int32_t> block_ids() const { return block_ids_; }
 
   KvSlot SlotOf(int32_t position) const {
-    const auto it = std::lower_bound(block_ids_.begin(), block_ids_.end(),
-                                     position / layout_.block_tokens);
+    const auto it =
+        std::lower_bound(block_ids_.begin(), block_ids_.end(), position / layout_.block_tokens);
     SLIM_CHECK(it != block_ids_.end() && *it == position / layout_.block_tokens);
     return {slabs_[it - block_ids_.begin()], position % layout_.block_tokens};
   }
