@@ -316,7 +316,10 @@ void KvSimulator::RunLayers(std::vector<Work>& works) {
 bool KvSimulator::AcquireOne(Work& work, int layer) {
   idle_rounds_ = 0;
   auto pages = kv_->AcquireLayer(work.sequence->id, layer);
-  if (!ok()) return false;
+  if (!ok()) {
+    if (pages.ok()) kv_->ReleaseLayer(work.sequence->id, layer);
+    return false;
+  }
   if (!pages.ok()) {
     CheckAbort(*work.sequence, pages.status());
     work.sequence->dead = true;
@@ -329,7 +332,7 @@ bool KvSimulator::AcquireOne(Work& work, int layer) {
   Sequence& s = *work.sequence;
   const bool decides = s.segments.size() == 2 && layer == s.segments[0].end_layer - 1;
   if (ok() && decides && work.end_layer > layer + 1 && Chance(30)) ReselectSegment(s, 1);
-  return ok();
+  return true;  // held, whatever was found in it
 }
 
 void KvSimulator::FinishWork(Work& work) {
