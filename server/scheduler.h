@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -133,6 +134,7 @@ class Scheduler {
   std::vector<Item*> PrefillByTag();
   void ChargePrefill(const std::vector<PrefillUnit>& units);
   std::vector<PrefillUnit> NextPrefill();
+  void ClampVirtualTime();
 
   const SchedulerOptions options_;
   absl::flat_hash_map<RequestKey, Item> items_;
