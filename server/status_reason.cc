@@ -1,5 +1,8 @@
 #include "server/status_reason.h"
 
+#include <algorithm>
+#include <cstdint>
+
 #include "absl/strings/cord.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -8,35 +11,24 @@ namespace slim {
 namespace {
 
 constexpr char kReasonUrl[] = "sliminfer.v1/reason";
-constexpr char kRetryUrl[] = "sliminfer.v1/retry-after-ms";
+constexpr char kRetryAfterUrl[] = "sliminfer.v1/retry-after-ms";
 
-}  // namespace
-
-absl::Status ErrorWithReason(absl::StatusCode code, absl::string_view reason,
-                             absl::string_view message,
-                             absl::optional<absl::Duration> retry_after) {
-  absl::Status status(code, message);
-  status.SetPayload(kReasonUrl, absl::Cord(reason));
-  if (retry_after.has_value()) {
-    status.SetPayload(kRetryUrl, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(*retry_after))));
-  }
-  return status;
-}
-
-std::string ReasonOf(const absl::Status& status) {
-  if (status.ok()) return "";
-  if (const auto payload = status.GetPayload(kReasonUrl)) return std::string(*payload);
-  switch (status.code()) {
+const char* DefaultReason(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kOk:
+      return "";
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kFailedPrecondition:
       return reason::kBadField;
-    case absl::StatusCode::kNotFound:
-      return reason::kModel;
     case absl::StatusCode::kAlreadyExists:
       return reason::kDuplicate;
+    case absl::StatusCode::kNotFound:
+      return reason::kModel;
     case absl::StatusCode::kUnimplemented:
       return reason::kFeature;
     case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
       return reason::kAuth;
     case absl::StatusCode::kResourceExhausted:
       return reason::kOverload;
@@ -47,18 +39,39 @@ std::string ReasonOf(const absl::Status& status) {
     case absl::StatusCode::kUnavailable:
       return reason::kShuttingDown;
     case absl::StatusCode::kAborted:
+    case absl::StatusCode::kDataLoss:
       return reason::kKvTransfer;
     default:
       return reason::kBug;
   }
 }
 
-absl::optional<absl::Duration> RetryAfterOf(const absl::Status& status) {
-  const auto payload = status.GetPayload(kRetryUrl);
-  int64_t milliseconds = 0;
-  if (!payload.has_value() || !absl::SimpleAtoi(std::string(*payload), &milliseconds)) {
-    return absl::nullopt;
+}  // namespace
+
+absl::Status ErrorWithReason(absl::StatusCode code, absl::string_view reason,
+                             absl::string_view message,
+                             absl::optional<absl::Duration> retry_after) {
+  absl::Status status(code, message);
+  status.SetPayload(kReasonUrl, absl::Cord(reason));
+  if (retry_after.has_value()) {
+    const int64_t milliseconds =
+        absl::ToInt64Milliseconds(std::max(*retry_after, absl::ZeroDuration()));
+    status.SetPayload(kRetryAfterUrl, absl::Cord(absl::StrCat(milliseconds)));
   }
+  return status;
+}
+
+std::string ReasonOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kReasonUrl);
+  if (payload.has_value()) return std::string(*payload);
+  return DefaultReason(status.code());
+}
+
+absl::optional<absl::Duration> RetryAfterOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kRetryAfterUrl);
+  if (!payload.has_value()) return absl::nullopt;
+  int64_t milliseconds = 0;
+  if (!absl::SimpleAtoi(std::string(*payload), &milliseconds)) return absl::nullopt;
   return absl::Milliseconds(milliseconds);
 }
 

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <deque>
 #include <functional>
+#include <thread>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -21,7 +23,9 @@ namespace slim {
 
 class TokenStream {
  public:
-  // Holds at most `capacity` events (Accepted and Finished are always taken).
+  // HasRoom() is true while fewer than `capacity` (at least 1) events wait. Accepted and Finished
+  // are always taken, and so is the Delta of a token that was computed already, so that a few
+  // events more than `capacity` may be held.
   explicit TokenStream(size_t capacity = 256);
 
   // ---- worker side ----
@@ -32,11 +36,15 @@ class TokenStream {
   bool Push(StreamEvent event) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends the stream after what is buffered; the first call wins, later ones have no effect.
   void Close(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+  // `room` is called, outside of any lock and on the reader's thread, whenever HasRoom() turns from
+  // false to true. The rules of SetReadyCallback hold.
+  void SetRoomCallback(std::function<void()> room) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // ---- reader side ----
   // `ready` is called, outside of any lock, whenever the stream goes from "nothing to take" to
   // "something to take" (an event or the end). It must not block. Set once, before Submit; call
-  // with nullptr to detach (after which it is never called again; waits for a call under way).
+  // with nullptr to detach (after which it is never called again; waits for a call under way on
+  // another thread, so not while holding a lock that the callback takes).
   void SetReadyCallback(std::function<void()> ready) ABSL_LOCKS_EXCLUDED(mutex_);
   // The oldest event, if any.
   absl::optional<StreamEvent> Pop() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -44,12 +52,20 @@ class TokenStream {
   absl::optional<absl::Status> Finished() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
+  // A callback and the threads that are inside it now.
+  struct Hook {
+    std::function<void()> callback;
+    std::vector<std::thread::id> callers;
+  };
+  void Set(Hook* hook, std::function<void()> callback) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Call(Hook* hook) ABSL_LOCKS_EXCLUDED(mutex_);
+
   const size_t capacity_;
   mutable absl::Mutex mutex_;
   std::deque<StreamEvent> events_ ABSL_GUARDED_BY(mutex_);
   absl::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
-  std::function<void()> ready_ ABSL_GUARDED_BY(mutex_);
-  bool calling_ready_ ABSL_GUARDED_BY(mutex_) = false;
+  Hook ready_;  // guarded by mutex_ (Set and Call take pointers, which the analysis cannot follow)
+  Hook room_;   // guarded by mutex_
 };
 
 }  // namespace slim
