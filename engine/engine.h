@@ -38,6 +38,7 @@ struct SequenceSpec {
   std::vector<int32_t> prompt;      // 1 .. context - 1 token ids, each in the vocabulary
   int64_t max_new_tokens = 256;     // prompt + max_new_tokens <= context
   int64_t min_new_tokens = 0;       // `end_tokens` are not sampled before
+  bool ignore_eos = false;          // for whoever decides when to stop; not read by the engine
   std::vector<int32_t> end_tokens;  // tokens that end a generation (the engine itself never stops)
   SamplingParams sampling;
   uint64_t seed = 0;
