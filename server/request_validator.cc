@@ -358,7 +358,7 @@ absl::StatusOr<Request> BuildRequest(const v1::GenerateRequest& request,
   spec.prompt = std::move(prompt);
   SLIM_RETURN_IF_ERROR(
       FillLengths(request.stopping(), context.pruning.model->context_tokens, &spec));
-  spec.ignore_eos = request.stopping().ignore_eos();
+  if (!request.stopping().ignore_eos()) spec.end_tokens = context.end_tokens;
   spec.seed = request.sampling().has_seed() ? request.sampling().seed() : RandomWord();
   spec.sampling = ConvertSampling(request.sampling(), spec.seed);
   spec.top_logprobs = request.response().has_logprobs() ? request.response().logprobs() : -1;

@@ -334,6 +334,14 @@ TEST_F(RequestValidatorTest, UnsetMaxTokensIsCutToTheContext) {
   EXPECT_EQ(request->spec.max_new_tokens, 1);
 }
 
+TEST_F(RequestValidatorTest, IgnoreEosLeavesOutTheModelsEndTokens) {
+  context_.end_tokens = {2, 5};
+  v1::GenerateRequest wire = TextRequest();
+  EXPECT_THAT(Build(wire, 4)->spec.end_tokens, ElementsAre(2, 5));
+  wire.mutable_stopping()->set_ignore_eos(true);
+  EXPECT_THAT(Build(wire, 4)->spec.end_tokens, ElementsAre());
+}
+
 TEST_F(RequestValidatorTest, EmptyPromptIsRefused) {
   const auto request = Build(TextRequest(), 0);
   ASSERT_FALSE(request.ok());
