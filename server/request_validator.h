@@ -40,7 +40,6 @@ struct ValidationContext {
   PruningContext pruning;  // pruning.model: context length, vocabulary, layers
   bool has_bos = false;
   int32_t bos_token_id = 0;
-  std::vector<int32_t> end_tokens;  // the model's end-of-generation tokens
 };
 
 // OK for "" and for the loaded model's name; NOT_FOUND (MODEL) otherwise.

@@ -334,12 +334,11 @@ TEST_F(RequestValidatorTest, UnsetMaxTokensIsCutToTheContext) {
   EXPECT_EQ(request->spec.max_new_tokens, 1);
 }
 
-TEST_F(RequestValidatorTest, IgnoreEosLeavesOutTheModelsEndTokens) {
-  context_.end_tokens = {2, 5};
+TEST_F(RequestValidatorTest, IgnoreEosReachesTheStopOptions) {
   v1::GenerateRequest wire = TextRequest();
-  EXPECT_THAT(Build(wire, 4)->spec.end_tokens, ElementsAre(2, 5));
+  EXPECT_FALSE(Build(wire, 4)->stop.ignore_end_tokens);
   wire.mutable_stopping()->set_ignore_eos(true);
-  EXPECT_THAT(Build(wire, 4)->spec.end_tokens, ElementsAre());
+  EXPECT_TRUE(Build(wire, 4)->stop.ignore_end_tokens);
 }
 
 TEST_F(RequestValidatorTest, EmptyPromptIsRefused) {
