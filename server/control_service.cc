@@ -15,8 +15,6 @@ namespace v1 = sliminfer::v1;
 
 constexpr int kMaxAbortIds = 1024;
 
-const char* KvTypeName(KvType type) { return type == KvType::kF32 ? "f32" : "bf16"; }
-
 void FillServerInfo(const ControlDependencies& deps, v1::GetServerInfoResponse* out) {
   const ServerFacts& facts = deps.facts;
   const BackendInfo& backend = deps.worker->engine().backend_info();
@@ -41,8 +39,6 @@ void FillModelInfo(const ControlDependencies& deps, v1::GetModelInfoResponse* ou
   const ServerFacts& facts = deps.facts;
   const Engine& engine = deps.worker->engine();
   const ModelConfig& model = engine.model_config();
-  const KvType kv_type = engine.backend_info().kv_type;
-  const int kv_bytes = kv_type == KvType::kF32 ? 4 : 2;
   out->set_name(facts.model_name);
   out->set_architecture(model.architecture);
   out->set_context_tokens(static_cast<int32_t>(model.context_tokens));
@@ -54,7 +50,7 @@ void FillModelInfo(const ControlDependencies& deps, v1::GetModelInfoResponse* ou
   out->set_ffn_width(model.ffn_width);
   out->set_vocabulary_size(static_cast<int32_t>(model.vocab_size));
   out->set_dtype(facts.dtype);
-  out->set_kv_dtype(KvTypeName(kv_type));
+  out->set_kv_dtype(facts.kv_dtype);
   out->set_weight_bytes(engine.weight_bytes());
   out->set_chat_template(facts.chat_template);
   for (const int32_t id : facts.eos_token_ids) out->add_eos_token_ids(static_cast<uint32_t>(id));
@@ -62,7 +58,7 @@ void FillModelInfo(const ControlDependencies& deps, v1::GetModelInfoResponse* ou
     out->set_bos_token_id(static_cast<uint32_t>(*facts.bos_token_id));
   }
   out->set_block_tokens(engine.block_tokens());
-  out->set_kv_bytes_per_token(model.kv_elements_per_token_layer() * model.num_layers * kv_bytes);
+  out->set_kv_bytes_per_token(facts.kv_bytes_per_token);
   out->set_profile(facts.profile);
 }
 

@@ -114,40 +114,57 @@ void GenerateSession::Kick() {
 }
 
 void GenerateSession::Pump() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!submitted_ || ended_) return;
+    if (moving_) {
+      again_ = true;
+      return;
+    }
+    moving_ = true;
+  }
+  MoveEvents();
+}
+
+void GenerateSession::MoveEvents() {
   for (;;) {
-    absl::optional<StreamEvent> event;
-    absl::optional<absl::Status> end;
+    // Not under the lock: taking an event may call back into the worker.
+    const absl::optional<StreamEvent> event = stream_->Pop();
+    if (event.has_value()) {
+      if (!broken() && sink_->Deliver(*event, event_context_)) return;  // OnWritten goes on
+      continue;
+    }
+    const absl::optional<absl::Status> end = stream_->Finished();
     std::string id;
     {
       absl::MutexLock lock(&mutex_);
-      if (!submitted_ || writing_ || ended_) return;
-      event = stream_->Pop();
-      if (event.has_value()) {
-        if (broken_) continue;
-        writing_ = true;
-      } else {
-        end = stream_->Finished();
-        // Worker::Cancel names the request by its id: the id must stay ours until it returns.
-        if (!end.has_value() || cancelling_) return;
-        ended_ = true;
-        id.swap(registered_id_);
+      // Worker::Cancel names the request by its id: the id must stay ours until it returns.
+      if (!end.has_value() || cancelling_) {
+        moving_ = std::exchange(again_, false);
+        if (moving_) continue;
+        return;
       }
+      ended_ = true;
+      id.swap(registered_id_);
     }
-    if (end.has_value()) return Complete(id, *end);
-    if (sink_->Deliver(*event, event_context_)) return;
-    absl::MutexLock lock(&mutex_);
-    writing_ = false;
+    return Complete(id, *end);
   }
 }
 
+bool GenerateSession::broken() {
+  absl::MutexLock lock(&mutex_);
+  return broken_;
+}
+
 void GenerateSession::OnWritten(bool ok) {
-  {
-    absl::MutexLock lock(&mutex_);
-    writing_ = false;
-    if (!ok) broken_ = true;
+  if (!ok) {
+    {
+      absl::MutexLock lock(&mutex_);
+      broken_ = true;
+    }
+    Cancel(CancelCause::kClient);
   }
-  if (!ok) Cancel(CancelCause::kClient);
-  Pump();
+  MoveEvents();
 }
 
 void GenerateSession::Cancel(CancelCause cause) {

@@ -66,7 +66,9 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   void Prepare();
   absl::Status PrepareAndSubmit();
   void Kick();  // from the worker: Pump on a delivery thread
-  void Pump();  // moves what can be moved
+  void Pump();        // moves what can be moved, unless another thread does so already
+  void MoveEvents();  // by the one who set moving_
+  bool broken();
   void SendCancel(const std::string& id, CancelCause cause);
   void End(const absl::Status& status);  // of a request that the worker does not have
   void Complete(const std::string& id, const absl::Status& status);  // after ended_ was set
@@ -85,7 +87,8 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
   absl::Mutex mutex_;
   std::string registered_id_ ABSL_GUARDED_BY(mutex_);  // empty: not in the registry
   bool submitted_ ABSL_GUARDED_BY(mutex_) = false;     // the worker has it
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;       // Deliver ... OnWritten
+  bool moving_ ABSL_GUARDED_BY(mutex_) = false;        // a thread or a write is moving events
+  bool again_ ABSL_GUARDED_BY(mutex_) = false;         // and has to look once more
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;        // a write failed: drop what is left
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelling_ ABSL_GUARDED_BY(mutex_) = false;  // Worker::Cancel is under way

@@ -141,12 +141,14 @@ class TokenizeReactor final : public grpc::ServerUnaryReactor {
         response_bytes_(response_bytes) {}
 
   void Run() {
-    EndWith(Guarded(kTokenize, [this] {
+    EndWith(Guarded(kTokenize, [this]() -> absl::Status {
       v1::TokenizeResponse response;
       const absl::optional<bool> add_bos = request_.has_add_bos()
                                                ? absl::optional<bool>(request_.add_bos())
                                                : absl::nullopt;
-      for (const int32_t id : codec_.Encode(request_.text(), add_bos)) {
+      SLIM_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
+                            codec_.Encode(request_.text(), add_bos));
+      for (const int32_t id : tokens) {
         response.add_token_ids(static_cast<uint32_t>(id));
       }
       *response_bytes_ = SerializeMessage(response);

@@ -1,5 +1,11 @@
 #include "server/http_endpoint.h"
 
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -7,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "civetweb.h"
 #include "engine/base/log.h"
 #include "engine/base/status_macros.h"
@@ -24,7 +31,17 @@ class CivetEndpoint final : public HttpEndpoint {
  public:
   explicit CivetEndpoint(Handlers handlers) : handlers_(std::move(handlers)) {}
   ~CivetEndpoint() override {
-    if (context_ != nullptr) mg_stop(context_);
+    if (context_ == nullptr) return;
+    // The library looks whether to stop only when a connection arrives, or every two seconds.
+    absl::Notification stopped;
+    std::thread waker([this, &stopped] {
+      do {
+        Connect();
+      } while (!stopped.WaitForNotificationWithTimeout(absl::Milliseconds(20)));
+    });
+    mg_stop(context_);
+    stopped.Notify();
+    waker.join();
   }
 
   absl::Status Start(const ListenAddress& address) {
@@ -50,9 +67,10 @@ class CivetEndpoint final : public HttpEndpoint {
     if (context_ == nullptr) {
       absl::MutexLock lock(&mutex_);
       return absl::UnavailableError(
-          absl::StrCat("--http_listen ", ports, ": ", last_message_.empty() ? "cannot listen"
-                                                                            : last_message_));
+          absl::StrCat("--http_listen ", ports, ": ", messages_.empty() ? "cannot listen"
+                                                                            : messages_));
     }
+    started_ = true;
     mg_set_request_handler(context_, "/metrics$", &CivetEndpoint::OnMetrics, this);
     mg_set_request_handler(context_, "/healthz$", &CivetEndpoint::OnAlive, this);
     mg_set_request_handler(context_, "/readyz$", &CivetEndpoint::OnReady, this);
@@ -65,14 +83,32 @@ class CivetEndpoint final : public HttpEndpoint {
   std::string address() const override { return address_.text(); }
 
  private:
+  // Opens a connection to ourselves and drops it.
+  void Connect() const {
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    addrinfo* found = nullptr;
+    std::string host = address_.host;
+    if (address_.is_wildcard()) host = host == "::" ? "::1" : "127.0.0.1";
+    if (getaddrinfo(host.c_str(), absl::StrCat(address_.port).c_str(), &hints, &found) != 0) return;
+    const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd >= 0) {
+      // Not waited for: the attempt alone wakes the listener, and a failure only costs time.
+      (void)!connect(fd, found->ai_addr, found->ai_addrlen);
+      close(fd);
+    }
+    freeaddrinfo(found);
+  }
+
   static int OnLogMessage(const mg_connection* connection, const char* message) {
     const mg_context* context = mg_get_context(connection);
     auto* self = static_cast<CivetEndpoint*>(mg_get_user_data(context));
-    if (self != nullptr) {
+    if (self == nullptr || self->started_) {
+      Log(LogLevel::kWarning, "http_message", {{"message", message}});
+    } else {
       absl::MutexLock lock(&self->mutex_);
-      self->last_message_ = message;
+      absl::StrAppend(&self->messages_, self->messages_.empty() ? "" : "; ", message);
     }
-    Log(LogLevel::kWarning, "http_message", {{"message", message}});
     return 1;
   }
 
@@ -141,7 +177,8 @@ class CivetEndpoint final : public HttpEndpoint {
   const Handlers handlers_;
   ListenAddress address_;
   absl::Mutex mutex_;
-  std::string last_message_ ABSL_GUARDED_BY(mutex_);
+  std::string messages_ ABSL_GUARDED_BY(mutex_);  // why it does not start
+  std::atomic<bool> started_{false};
   mg_context* context_ = nullptr;
 };
 

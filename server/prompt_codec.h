@@ -27,9 +27,10 @@ class PromptCodec {
 
   virtual ~PromptCodec() = default;
 
-  // Special-token strings are ordinary text. `add_bos`: unset means as the model's metadata says.
-  virtual std::vector<int32_t> Encode(absl::string_view text,
-                                      absl::optional<bool> add_bos) const = 0;
+  // Special-token strings are ordinary text. `add_bos`: unset means as the model's metadata says;
+  // INVALID_ARGUMENT for true when the model has no such token, and for text that is not UTF-8.
+  virtual absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
+                                                      absl::optional<bool> add_bos) const = 0;
   // Through the model's chat template, ready for the assistant's turn. UNIMPLEMENTED (FEATURE) when
   // the model has no known template, INVALID_ARGUMENT when the template cannot take the messages.
   virtual absl::StatusOr<std::vector<int32_t>> EncodeChat(

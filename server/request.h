@@ -11,16 +11,11 @@
 #include "absl/time/time.h"
 #include "absl/types/variant.h"
 #include "engine/engine.h"
+#include "engine/sample/stop_condition.h"
 
 namespace slim {
 
 class TokenStream;
-
-struct StopOptions {
-  std::vector<std::string> strings;
-  std::vector<int32_t> token_ids;
-  bool include_stop = false;
-};
 
 struct ResponseOptions {
   bool text = true;
@@ -30,9 +25,9 @@ struct ResponseOptions {
 };
 
 struct Request {
-  std::string id;  // unique among the requests in flight
-  SequenceSpec spec;
-  StopOptions stop;
+  std::string id;     // unique among the requests in flight
+  SequenceSpec spec;  // end_tokens are filled in by the worker
+  StopOptions stop;   // end_tokens and max_tokens are filled in by the worker
   ResponseOptions response;
   int priority = 0;                              // -100 .. 100, larger first
   absl::Time arrival;                            // steady clock

@@ -358,7 +358,6 @@ absl::StatusOr<Request> BuildRequest(const v1::GenerateRequest& request,
   spec.prompt = std::move(prompt);
   SLIM_RETURN_IF_ERROR(
       FillLengths(request.stopping(), context.pruning.model->context_tokens, &spec));
-  spec.ignore_eos = request.stopping().ignore_eos();
   spec.seed = request.sampling().has_seed() ? request.sampling().seed() : RandomWord();
   spec.sampling = ConvertSampling(request.sampling(), spec.seed);
   spec.top_logprobs = request.response().has_logprobs() ? request.response().logprobs() : -1;
@@ -373,6 +372,7 @@ absl::StatusOr<Request> BuildRequest(const v1::GenerateRequest& request,
                              request.stopping().stop_strings().end());
   result.stop.token_ids.assign(request.stopping().stop_token_ids().begin(),
                                request.stopping().stop_token_ids().end());
+  result.stop.ignore_end_tokens = request.stopping().ignore_eos();
   result.stop.include_stop = request.stopping().include_stop();
   const v1::ResponseOptions& response = request.response();
   result.response.text = response.has_text() ? response.text() : true;

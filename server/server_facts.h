@@ -19,6 +19,10 @@ struct ServerFacts {
   std::string kv_tier;
   int64_t kv_device_bytes = 0;
   int64_t kv_host_bytes = 0;
+  std::string kv_dtype;
+  int64_t kv_bytes_per_token = 0;  // without pruning, all layers
+  int block_tokens = 0;
+  int64_t prefix_cache_bytes = 0;
   int max_running = 0;
   int max_queued_requests = 0;
   int64_t max_queued_tokens = 0;

@@ -69,7 +69,7 @@ TEST(ControlRpcTest, InfoAndLoadComeFromTheEngineAndTheWorker) {
   }
   EXPECT_EQ(model.name(), "tiny");
   EXPECT_EQ(model.context_tokens(), 4096);
-  EXPECT_EQ(model.kv_bytes_per_token(), 2 * 2 * 16 * 12 * 2);
+  EXPECT_EQ(model.kv_bytes_per_token(), 1536);
   {
     grpc::ClientContext context;
     ASSERT_TRUE(harness.controls->GetLoad(&context, {}, &load).ok());

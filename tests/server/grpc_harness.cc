@@ -32,6 +32,7 @@ GrpcHarness::GrpcHarness(const Options& options)
   controlled.clock = &clock;
   controlled.facts.model_name = "tiny";
   controlled.facts.version = "0.1.0";
+  controlled.facts.kv_bytes_per_token = 1536;
   controlled.facts.started = clock.Now();
   controlled.validation = generate.validation;
   control = CreateControlService(controlled, gate);

@@ -334,6 +334,13 @@ TEST_F(RequestValidatorTest, UnsetMaxTokensIsCutToTheContext) {
   EXPECT_EQ(request->spec.max_new_tokens, 1);
 }
 
+TEST_F(RequestValidatorTest, IgnoreEosReachesTheStopOptions) {
+  v1::GenerateRequest wire = TextRequest();
+  EXPECT_FALSE(Build(wire, 4)->stop.ignore_end_tokens);
+  wire.mutable_stopping()->set_ignore_eos(true);
+  EXPECT_TRUE(Build(wire, 4)->stop.ignore_end_tokens);
+}
+
 TEST_F(RequestValidatorTest, EmptyPromptIsRefused) {
   const auto request = Build(TextRequest(), 0);
   ASSERT_FALSE(request.ok());

@@ -189,7 +189,8 @@ class ScriptedWorker final : public Worker {
 // Every byte is a token; chat is "role: content" lines.
 class ByteCodec final : public PromptCodec {
  public:
-  std::vector<int32_t> Encode(absl::string_view text, absl::optional<bool> add_bos) const override {
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
+                                              absl::optional<bool> add_bos) const override {
     std::vector<int32_t> tokens;
     if (add_bos.value_or(false)) tokens.push_back(256);
     for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
@@ -199,7 +200,7 @@ class ByteCodec final : public PromptCodec {
       absl::Span<const ChatMessage> messages) const override {
     std::vector<int32_t> tokens;
     for (const ChatMessage& message : messages) {
-      for (const int32_t token : Encode(message.role + ": " + message.content + "\n", {})) {
+      for (const int32_t token : *Encode(message.role + ": " + message.content + "\n", {})) {
         tokens.push_back(token);
       }
     }
