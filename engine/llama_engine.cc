@@ -316,6 +316,10 @@ absl::Status LlamaEngine::FinishPrefillChunk(StepItem& item, const PassItem& pas
     if (!decided.ok()) item.status = decided;
     return absl::OkStatus();
   }
+  for (size_t stage = 0; stage < sequence.reselect.size(); ++stage) {
+    SLIM_RETURN_IF_ERROR(kv_->SetActiveBlocks(sequence.kv, static_cast<int>(stage) + 1,
+                                              sequence.reselect[stage].active()));
+  }
   sequence.prefill_done = true;
   sequence.boundary = Buffer();
   sequence.boundary_view = TensorView{};
@@ -364,8 +368,9 @@ absl::Status LlamaEngine::Decide(Sequence& sequence) {
       ForcedBlocks(schedule, options_.block_tokens, sequence.prompt_tokens());
   absl::Status status;
   absl::StatusOr<std::vector<float>> scores = ComputeScores(schedule, args, backend_.get());
-  absl::StatusOr<std::vector<int32_t>> kept = scores.status();
-  if (scores.ok()) kept = SelectBlocks(pages.block_ids, *scores, forced, next.num_blocks);
+  absl::StatusOr<std::vector<int32_t>> kept =
+      scores.ok() ? SelectBlocks(pages.block_ids, *scores, forced, next.num_blocks)
+                  : absl::StatusOr<std::vector<int32_t>>(scores.status());
   if (kept.ok()) status = StartReselect(sequence, stage, args, *kept, forced);
   kv_->ReleaseLayer(sequence.kv, layer);
   if (!kept.ok()) return kept.status();
