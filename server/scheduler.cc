@@ -62,11 +62,10 @@ Scheduler::Scheduler(const SchedulerOptions& options) : options_(options) {
 
 absl::StatusOr<int64_t> Scheduler::Enqueue(const Entry& entry, absl::Time now) {
   if (entry.slabs > options_.kv_capacity_slabs) {
-    return ErrorWithReason(
-        absl::StatusCode::kInvalidArgument, reason::kExceedsCapacity,
-        absl::StrCat("prompt and max_tokens need ", entry.slabs,
-                     " slabs of KV cache in the worst case, the cache has ",
-                     options_.kv_capacity_slabs));
+    return ErrorWithReason(absl::StatusCode::kInvalidArgument, reason::kExceedsCapacity,
+                           absl::StrCat("prompt and max_tokens need ", entry.slabs,
+                                        " slabs of KV cache in the worst case, the cache has ",
+                                        options_.kv_capacity_slabs));
   }
   if (entry.deadline <= now) {
     return ErrorWithReason(absl::StatusCode::kDeadlineExceeded, reason::kDeadline,
@@ -89,16 +88,15 @@ absl::StatusOr<int64_t> Scheduler::Enqueue(const Entry& entry, absl::Time now) {
   if (too_many || too_long) {
     Remove(entry.key);
     const std::string what =
-        too_many ? absl::StrCat(num_waiting(), " requests are waiting, allowed: ",
-                                options_.max_queued_requests)
+        too_many ? absl::StrCat(num_waiting(),
+                                " requests are waiting, allowed: ", options_.max_queued_requests)
                  : absl::StrCat(waiting_prompt_tokens_, " prompt tokens are waiting, ",
                                 entry.prompt_tokens, " more would exceed the allowed ",
                                 options_.max_queued_tokens);
     return ErrorWithReason(absl::StatusCode::kResourceExhausted, reason::kOverload,
                            absl::StrCat("the queue is full: ", what));
   }
-  return static_cast<int64_t>(
-      std::distance(waiting_.begin(), waiting_.find(QueueKeyOf(item))));
+  return static_cast<int64_t>(std::distance(waiting_.begin(), waiting_.find(QueueKeyOf(item))));
 }
 
 void Scheduler::LeaveQueue(const Item& item) {
@@ -273,8 +271,8 @@ std::vector<Scheduler::PrefillUnit> Scheduler::NextPrefill() {
     const int64_t rows = RowsFor(item->work);
     // Only what finishes its run rides along with the first: a piece of a long prompt would delay
     // the short ones of this step and gain nothing.
-    const bool fits = rows == item->work.rows && rows <= rows_left &&
-                      CostOf(rows, item->work) <= cost_left;
+    const bool fits =
+        rows == item->work.rows && rows <= rows_left && CostOf(rows, item->work) <= cost_left;
     if (!units.empty() && !fits) continue;
     units.push_back({item->entry.key, rows});
     rows_left -= rows;

@@ -8,14 +8,14 @@ namespace slim {
 TokenStream::TokenStream(size_t capacity) : capacity_(std::max<size_t>(capacity, 1)) {}
 
 bool TokenStream::HasRoom() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return events_.size() < capacity_;
 }
 
 bool TokenStream::Push(StreamEvent event) {
   bool was_empty = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (end_.has_value()) return false;
     if (absl::holds_alternative<ProgressEvent>(event)) {
       if (!events_.empty() && absl::holds_alternative<ProgressEvent>(events_.back())) {
@@ -27,71 +27,74 @@ bool TokenStream::Push(StreamEvent event) {
     was_empty = events_.empty();
     events_.push_back(std::move(event));
   }
-  if (was_empty) Call(&ready_);
+  if (was_empty) Call(kReady);
   return true;
 }
 
 void TokenStream::Close(absl::Status status) {
   bool was_empty = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (end_.has_value()) return;
     was_empty = events_.empty();
     end_ = std::move(status);
   }
-  if (was_empty) Call(&ready_);
+  if (was_empty) Call(kReady);
 }
 
-void TokenStream::SetRoomCallback(std::function<void()> room) { Set(&room_, std::move(room)); }
+void TokenStream::SetRoomCallback(std::function<void()> room) { Set(kRoom, std::move(room)); }
 
-void TokenStream::SetReadyCallback(std::function<void()> ready) { Set(&ready_, std::move(ready)); }
+void TokenStream::SetReadyCallback(std::function<void()> ready) { Set(kReady, std::move(ready)); }
 
 absl::optional<StreamEvent> TokenStream::Pop() {
   absl::optional<StreamEvent> event;
   bool got_room = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (events_.empty()) return absl::nullopt;
     event = std::move(events_.front());
     got_room = events_.size() == capacity_;
     events_.pop_front();
   }
-  if (got_room) Call(&room_);
+  if (got_room) Call(kRoom);
   return event;
 }
 
 absl::optional<absl::Status> TokenStream::Finished() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (!events_.empty()) return absl::nullopt;
   return end_;
 }
 
-void TokenStream::Set(Hook* hook, std::function<void()> callback) {
-  // A callback may detach itself: its own thread is not waited for.
+void TokenStream::Set(HookKind kind, std::function<void()> callback) {
   const std::thread::id self = std::this_thread::get_id();
-  const auto idle = [hook, self] {
-    return std::all_of(hook->callers.begin(), hook->callers.end(),
-                       [self](std::thread::id caller) { return caller == self; });
-  };
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
+  Hook& hook = hooks_[kind];
   // Swapped, so that what the old callback owned is destroyed after the lock was given back.
-  std::swap(hook->callback, callback);
-  mutex_.Await(absl::Condition(&idle));
+  std::swap(hook.callback, callback);
+  // A callback may detach itself: its own thread is not waited for.
+  while (std::any_of(hook.callers.begin(), hook.callers.end(),
+                     [self](std::thread::id caller) { return caller != self; })) {
+    mutex_.Wait();
+  }
 }
 
-void TokenStream::Call(Hook* hook) {
+void TokenStream::Call(HookKind kind) {
   const std::thread::id self = std::this_thread::get_id();
   std::function<void()> callback;
   {
-    absl::MutexLock lock(&mutex_);
-    if (!hook->callback) return;
-    callback = hook->callback;
-    hook->callers.push_back(self);
+    MutexLock lock(&mutex_);
+    Hook& hook = hooks_[kind];
+    if (!hook.callback) return;
+    callback = hook.callback;
+    hook.callers.push_back(self);
   }
   callback();
   callback = nullptr;  // what it owns must be gone when a detaching thread goes on
-  absl::MutexLock lock(&mutex_);
-  hook->callers.erase(std::find(hook->callers.begin(), hook->callers.end(), self));
+  MutexLock lock(&mutex_);
+  std::vector<std::thread::id>& callers = hooks_[kind].callers;
+  callers.erase(std::find(callers.begin(), callers.end(), self));
+  mutex_.NotifyAll();
 }
 
 }  // namespace slim

@@ -14,9 +14,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "engine/base/mutex.h"
 #include "server/request.h"
 
 namespace slim {
@@ -57,15 +56,15 @@ class TokenStream {
     std::function<void()> callback;
     std::vector<std::thread::id> callers;
   };
-  void Set(Hook* hook, std::function<void()> callback) ABSL_LOCKS_EXCLUDED(mutex_);
-  void Call(Hook* hook) ABSL_LOCKS_EXCLUDED(mutex_);
+  enum HookKind { kReady, kRoom };
+  void Set(HookKind kind, std::function<void()> callback) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Call(HookKind kind) ABSL_LOCKS_EXCLUDED(mutex_);
 
   const size_t capacity_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::deque<StreamEvent> events_ ABSL_GUARDED_BY(mutex_);
   absl::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
-  Hook ready_;  // guarded by mutex_ (Set and Call take pointers, which the analysis cannot follow)
-  Hook room_;   // guarded by mutex_
+  Hook hooks_[2] ABSL_GUARDED_BY(mutex_);  // by HookKind
 };
 
 }  // namespace slim

@@ -1,7 +1,9 @@
 // The one thread that owns the Engine: asks the scheduler what to do next, runs one step, turns
 // tokens into text and delivers it to the requests' streams.
 //
-// Thread rule: every public method is thread-safe; none of them blocks on a step.
+// Thread rule: every public method is thread-safe; none of them blocks on a step, except Stop,
+// which joins the thread and hence must not be called from an observer, on_fatal or a stream's
+// callback.
 #ifndef SERVER_WORKER_H_
 #define SERVER_WORKER_H_
 
@@ -57,7 +59,9 @@ class Worker {
   struct Options {
     SchedulerOptions scheduler;
     absl::Duration write_stall_timeout = absl::Seconds(30);
-    absl::Duration max_request_time = absl::Minutes(10);
+    absl::Duration max_request_time = absl::Minutes(10);  // from arrival to the end
+    // A step that takes longer makes stats().healthy false until it ends.
+    absl::Duration stuck_step_time = absl::Seconds(10);
     // Called once, on the worker thread, when the backend failed for good.
     std::function<void(const absl::Status&)> on_fatal;
   };
