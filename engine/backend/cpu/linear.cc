@@ -192,7 +192,7 @@ absl::Status CpuLinear(CpuContext& context, const LinearInput& input,
                         context.gemm_threads.Get<uint8_t>(scratch_bytes * threads));
   const int64_t parts = (plan.rows + plan.part_rows - 1) / plan.part_rows * plan.panels;
   const int64_t grain =
-      plan.rows <= kThinRows ? std::clamp<int64_t>(parts / (threads * 8), 1, 64) : 1;
+      plan.rows <= kThinRows ? std::clamp<int64_t>(parts / (threads * 2), 1, 64) : 1;
   context.pool->ParallelFor(parts, grain, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t part = begin; part < end; ++part) {
       RunPart(context, plan, x, outputs, part, scratch + thread * scratch_bytes);
