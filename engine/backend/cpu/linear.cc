@@ -17,6 +17,7 @@ constexpr int64_t kThinRows = 16;
 // Rows of a wide part: their quantised inputs stay in the second-level cache while the panels of
 // the weight pass by.
 constexpr int64_t kPartRows = 128;
+constexpr int64_t kPanelOutputs = kMaxPanelTiles * kTileOutputs;
 
 struct Part {
   const PackedWeight* weight = nullptr;
@@ -32,7 +33,10 @@ struct LinearPlan {
   std::array<Part, kMaxOutputs> parts;
   bool any_quantized = false;
   bool any_plain = false;
-  bool precise = false;  // a second pass over what the rounding to 8 bits left
+  // Every row is quantised twice: itself, and what that left. Both are multiplied in one pass over
+  // the weights and added, so that activations count with 16 bits.
+  bool precise = false;
+  int64_t quantized_copies() const { return precise ? 2 : 1; }
 };
 
 LinearPlan MakePlan(const LinearInput& input, absl::Span<const LinearOutput> outputs) {
@@ -62,6 +66,12 @@ struct Activations {
   QuantizedRows quantized;
 };
 
+QuantizedRows RowOf(const QuantizedRows& rows, int64_t row, int64_t cols) {
+  const int64_t groups = cols / kGroup;
+  return {rows.values + row * cols, rows.scales + row * groups, rows.scaled_sums + row * groups,
+          rows.sums + row * groups};
+}
+
 absl::StatusOr<Activations> PrepareInput(CpuContext& context, const LinearInput& input,
                                          const LinearPlan& plan) {
   const int64_t rows = plan.rows, cols = input.x.cols, groups = cols / kGroup;
@@ -70,22 +80,24 @@ absl::StatusOr<Activations> PrepareInput(CpuContext& context, const LinearInput&
   float* plain = nullptr;
   if (!transform) {
     result.plain = input.x.f32();
-  } else if (plan.any_plain || plan.precise) {
+  } else if (plan.any_plain) {
     SLIM_ASSIGN_OR_RETURN(plain, context.transformed.Get<float>(rows * cols));
     result.plain = plain;
   }
   if (plan.any_quantized) {
-    SLIM_ASSIGN_OR_RETURN(result.quantized.values, context.quantized.Get<int8_t>(rows * cols));
-    SLIM_ASSIGN_OR_RETURN(result.quantized.scales, context.scales.Get<float>(rows * groups));
+    const int64_t copies = plan.quantized_copies() * rows;
+    SLIM_ASSIGN_OR_RETURN(result.quantized.values, context.quantized.Get<int8_t>(copies * cols));
+    SLIM_ASSIGN_OR_RETURN(result.quantized.scales, context.scales.Get<float>(copies * groups));
     SLIM_ASSIGN_OR_RETURN(result.quantized.scaled_sums,
-                          context.scaled_sums.Get<float>(rows * groups));
-    SLIM_ASSIGN_OR_RETURN(result.quantized.sums, context.sums.Get<int32_t>(rows * groups));
+                          context.scaled_sums.Get<float>(copies * groups));
+    SLIM_ASSIGN_OR_RETURN(result.quantized.sums, context.sums.Get<int32_t>(copies * groups));
   } else if (!transform) {
     return result;
   }
   const int64_t padded_cols = (cols + 15) / 16 * 16;
-  SLIM_ASSIGN_OR_RETURN(float* const thread_rows, context.transformed_threads.Get<float>(
-                                                      context.pool->num_threads() * padded_cols));
+  SLIM_ASSIGN_OR_RETURN(
+      float* const thread_rows,
+      context.transformed_threads.Get<float>(context.pool->num_threads() * 2 * padded_cols));
   context.pool->ParallelFor(rows, 4, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t r = begin; r < end; ++r) {
       const float* row = input.x.f32() + r * cols;
@@ -100,24 +112,54 @@ absl::StatusOr<Activations> PrepareInput(CpuContext& context, const LinearInput&
         }
         t.eps = input.eps;
         t.cols = cols;
-        float* to = plain != nullptr ? plain + r * cols : thread_rows + thread * padded_cols;
+        float* to = plain != nullptr ? plain + r * cols : thread_rows + 2 * thread * padded_cols;
         context.kernels->transform_row(t, to);
         row = to;
       }
       if (plan.any_quantized) {
-        const QuantizedRows& q = result.quantized;
-        context.kernels->quantize_row(row, cols,
-                                      {q.values + r * cols, q.scales + r * groups,
-                                       q.scaled_sums + r * groups, q.sums + r * groups});
+        const QuantizedRows first = RowOf(result.quantized, r * plan.quantized_copies(), cols);
+        context.kernels->quantize_row(row, cols, first);
+        if (!plan.precise) continue;
+        float* rest = thread_rows + (2 * thread + 1) * padded_cols;
+        for (int64_t i = 0; i < cols; ++i) {
+          rest[i] = row[i] - first.scales[i / kGroup] * static_cast<float>(first.values[i]);
+        }
+        context.kernels->quantize_row(rest, cols, RowOf(result.quantized, r * 2 + 1, cols));
       }
     }
   });
   return result;
 }
 
+// One thread's memory.
+struct PartScratch {
+  void* gemm = nullptr;
+  float* pairs = nullptr;  // [2 kPartRows, kPanelOutputs]
+};
+
+// The products of args.rows pairs of quantised rows, each pair added up.
+void PreciseGemm(const CpuContext& context, const GemmArgs& args, float* pairs) {
+  GemmArgs both = args;
+  both.rows = 2 * args.rows;
+  both.bias = nullptr;
+  both.accumulate = false;
+  both.out = pairs;
+  both.out_stride = kPanelOutputs;
+  context.kernels->gemm(both);
+  for (int64_t r = 0; r < args.rows; ++r) {
+    const float* first = pairs + 2 * r * kPanelOutputs;
+    float* out = args.out + r * args.out_stride;
+    for (int c = 0; c < args.columns; ++c) {
+      float value = first[c] + first[c + kPanelOutputs];
+      if (args.bias != nullptr) value += args.bias[c];
+      out[c] = args.accumulate ? out[c] + value : value;
+    }
+  }
+}
+
 // Part `index`: rows outside, panels inside.
 void RunPart(const CpuContext& context, const LinearPlan& plan, const Activations& x,
-             absl::Span<const LinearOutput> outputs, int64_t index, void* scratch) {
+             absl::Span<const LinearOutput> outputs, int64_t index, const PartScratch& scratch) {
   const int64_t row = index / plan.panels * plan.part_rows;
   const int64_t panel = index % plan.panels;
   size_t i = outputs.size() - 1;
@@ -130,45 +172,24 @@ void RunPart(const CpuContext& context, const LinearPlan& plan, const Activation
                   static_cast<int>(std::min<int64_t>(plan.panel_tiles, weight.num_tiles() - tile)),
                   &args);
   args.rows = std::min(plan.part_rows, plan.rows - row);
-  const int64_t groups = args.inputs / kGroup;
-  if (weight.quantized()) {
-    args.x_values = x.quantized.values + row * args.inputs;
-    args.x_scales = x.quantized.scales + row * groups;
-    args.x_scaled_sums = x.quantized.scaled_sums + row * groups;
-    args.x_sums = x.quantized.sums + row * groups;
-  } else {
-    args.x = x.plain + row * args.inputs;
-  }
   if (output.bias != nullptr) {
     args.bias = static_cast<const float*>(output.bias->data()) + tile * kTileOutputs;
   }
   args.accumulate = output.accumulate;
   args.out_stride = output.out.cols;
   args.out = output.out.f32() + row * args.out_stride + tile * kTileOutputs;
-  args.scratch = scratch;
+  args.scratch = scratch.gemm;
+  if (!weight.quantized()) {
+    args.x = x.plain + row * args.inputs;
+    return context.kernels->gemm(args);
+  }
+  const QuantizedRows rows = RowOf(x.quantized, row * plan.quantized_copies(), weight.inputs());
+  args.x_values = rows.values;
+  args.x_scales = rows.scales;
+  args.x_scaled_sums = rows.scaled_sums;
+  args.x_sums = rows.sums;
+  if (plan.precise) return PreciseGemm(context, args, scratch.pairs);
   context.kernels->gemm(args);
-}
-
-// Adds the products of x - rounded(x), so that activations count with 16 bits.
-absl::Status AddResidual(CpuContext& context, const LinearPlan& plan, const Activations& x,
-                         absl::Span<const LinearOutput> outputs) {
-  const int64_t cols = outputs[0].weight->inputs(), groups = cols / kGroup;
-  SLIM_ASSIGN_OR_RETURN(float* const residual, context.residual.Get<float>(plan.rows * cols));
-  for (int64_t i = 0; i < plan.rows * cols; ++i) {
-    const float scale = x.quantized.scales[i / cols * groups + i % cols / kGroup];
-    residual[i] = x.plain[i] - scale * static_cast<float>(x.quantized.values[i]);
-  }
-  LinearInput input;
-  input.x = TensorView{residual, plan.rows, cols};
-  for (const LinearOutput& output : outputs) {
-    LinearOutput again = output;
-    again.accumulate = true;
-    again.bias = nullptr;
-    again.precise = false;
-    const auto* weight = static_cast<const PackedWeight*>(output.weight);
-    if (weight->quantized()) SLIM_RETURN_IF_ERROR(CpuLinear(context, input, {again}));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -187,18 +208,21 @@ absl::Status CpuLinear(CpuContext& context, const LinearInput& input,
   const LinearPlan plan = MakePlan(input, outputs);
   SLIM_ASSIGN_OR_RETURN(const Activations x, PrepareInput(context, input, plan));
   const int threads = context.pool->num_threads();
-  const int64_t scratch_bytes = (GemmScratchBytes(input.x.cols) + 63) / 64 * 64;
-  SLIM_ASSIGN_OR_RETURN(uint8_t* const scratch,
-                        context.gemm_threads.Get<uint8_t>(scratch_bytes * threads));
+  const int64_t gemm_bytes = (GemmScratchBytes(input.x.cols) + 63) / 64 * 64;
+  SLIM_ASSIGN_OR_RETURN(uint8_t* const gemm_scratch,
+                        context.gemm_threads.Get<uint8_t>(gemm_bytes * threads));
+  const int64_t pair_floats = plan.precise ? 2 * kPartRows * kPanelOutputs : 0;
+  SLIM_ASSIGN_OR_RETURN(float* const pairs,
+                        context.pairs_threads.Get<float>(pair_floats * threads));
   const int64_t parts = (plan.rows + plan.part_rows - 1) / plan.part_rows * plan.panels;
   const int64_t grain =
-      plan.rows <= kThinRows ? std::clamp<int64_t>(parts / (threads * 8), 1, 64) : 1;
+      plan.rows <= kThinRows ? std::clamp<int64_t>(parts / (threads * 2), 1, 64) : 1;
   context.pool->ParallelFor(parts, grain, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t part = begin; part < end; ++part) {
-      RunPart(context, plan, x, outputs, part, scratch + thread * scratch_bytes);
+      RunPart(context, plan, x, outputs, part,
+              {gemm_scratch + thread * gemm_bytes, pairs + thread * pair_floats});
     }
   });
-  if (plan.precise) return AddResidual(context, plan, x, outputs);
   return absl::OkStatus();
 }
 

@@ -10,11 +10,9 @@
 namespace slim {
 namespace {
 
-inline void Relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
+// A few cycles between two looks. Not the PAUSE instruction: a hypervisor that watches for it takes
+// the processor away in the middle of a wait of a microsecond.
+inline void Relax() { __asm__ volatile("nop; nop; nop; nop" ::: "memory"); }
 
 }  // namespace
 
@@ -37,27 +35,28 @@ absl::StatusOr<std::unique_ptr<ThreadPool>> ThreadPool::Create(const Options& op
 }
 
 ThreadPool::~ThreadPool() {
+  stop_.store(true);
+  state_.store((LoopNumber(state_.load()) + 1) << 32);
   {
     absl::MutexLock lock(&mutex_);
-    stop_ = true;
-    generation_.fetch_add(1, std::memory_order_release);
     loop_opened_.SignalAll();
   }
   for (std::thread& thread : threads_) thread.join();
 }
 
-// Returns when the condition holds or the bound has passed; the caller checks again under the lock.
+// True when the condition came to hold within the bound.
 template <typename Condition>
-void ThreadPool::Watch(const Condition& condition) const {
-  if (options_.watch_microseconds <= 0) return;
+bool ThreadPool::Watch(const Condition& condition) const {
+  if (options_.watch_microseconds <= 0) return condition();
   const auto end =
       std::chrono::steady_clock::now() + std::chrono::microseconds(options_.watch_microseconds);
   do {
     for (int i = 0; i < 32; ++i) {
-      if (condition()) return;
+      if (condition()) return true;
       Relax();
     }
   } while (std::chrono::steady_clock::now() < end);
+  return false;
 }
 
 void ThreadPool::Work(const Loop& loop, int thread) {
@@ -74,45 +73,52 @@ void ThreadPool::Run(const Loop& loop) {
     loop.call(loop.context, 0, loop.count, 0);
     return;
   }
-  {
+  loop_ = loop;
+  next_.store(0, std::memory_order_relaxed);
+  state_.store(((LoopNumber(state_.load()) + 1) << 32) | kOpen);
+  if (sleeping_threads_.load() > 0) {
     absl::MutexLock lock(&mutex_);
-    next_.store(0, std::memory_order_relaxed);
-    loop_ = loop;
-    open_ = true;
-    generation_.fetch_add(1, std::memory_order_release);
     loop_opened_.SignalAll();
   }
   Work(loop, 0);
-  {
-    // A thread that has not woken up yet finds the loop closed and is not waited for.
-    absl::MutexLock lock(&mutex_);
-    open_ = false;
-  }
-  Watch([this] { return joined_.load(std::memory_order_acquire) == 0; });
+  // A thread that has not woken up yet finds the loop closed and is not waited for.
+  state_.fetch_and(~kOpen);
+  WaitUntilAllLeft();
+}
+
+void ThreadPool::WaitUntilAllLeft() {
+  const auto all_left = [this] { return (state_.load() & kInside) == 0; };
+  if (Watch(all_left)) return;
   absl::MutexLock lock(&mutex_);
-  while (joined_.load(std::memory_order_acquire) != 0) thread_left_.Wait(&mutex_);
+  caller_sleeps_.store(true);
+  while (!all_left()) all_left_.Wait(&mutex_);
+  caller_sleeps_.store(false);
+}
+
+void ThreadPool::WaitForLoopAfter(uint64_t number) {
+  const auto changed = [this, number] { return LoopNumber(state_.load()) != number; };
+  if (Watch(changed)) return;
+  absl::MutexLock lock(&mutex_);
+  sleeping_threads_.fetch_add(1);
+  while (!changed()) loop_opened_.Wait(&mutex_);
+  sleeping_threads_.fetch_sub(1);
 }
 
 void ThreadPool::ThreadMain(int thread) {
   uint64_t seen = 0;
   while (true) {
-    Watch([&] { return generation_.load(std::memory_order_acquire) != seen; });
-    Loop loop;
-    {
-      absl::MutexLock lock(&mutex_);
-      while (!stop_ && generation_.load(std::memory_order_relaxed) == seen) {
-        loop_opened_.Wait(&mutex_);
-      }
-      if (stop_) return;
-      seen = generation_.load(std::memory_order_relaxed);
-      if (!open_) continue;
-      loop = loop_;
-      joined_.fetch_add(1, std::memory_order_relaxed);
+    WaitForLoopAfter(seen);
+    if (stop_.load()) return;
+    uint64_t state = state_.load();
+    while ((state & kOpen) != 0 && !state_.compare_exchange_weak(state, state + 1)) {
     }
-    Work(loop, thread);
-    if (joined_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    seen = LoopNumber(state);
+    if ((state & kOpen) == 0) continue;
+    Work(loop_, thread);
+    const uint64_t before = state_.fetch_sub(1);
+    if ((before & kInside) == 1 && caller_sleeps_.load()) {
       absl::MutexLock lock(&mutex_);
-      thread_left_.Signal();
+      all_left_.Signal();
     }
   }
 }

@@ -14,7 +14,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 
@@ -56,23 +55,36 @@ class ThreadPool {
     void* context = nullptr;
   };
 
+  // state_: number of the loop << 32 | kOpen while threads may join | threads inside.
+  static constexpr uint64_t kOpen = uint64_t{1} << 31;
+  static constexpr uint64_t kInside = kOpen - 1;
+  static constexpr uint64_t LoopNumber(uint64_t state) { return state >> 32; }
+
   explicit ThreadPool(const Options& options) : options_(options) {}
   void Run(const Loop& loop);
   void Work(const Loop& loop, int thread);
+  void WaitUntilAllLeft();
+  void WaitForLoopAfter(uint64_t number);
   void ThreadMain(int thread);
   template <typename Condition>
-  void Watch(const Condition& condition) const;
+  bool Watch(const Condition& condition) const;
 
   const Options options_;
-  std::atomic<int64_t> next_{0};         // first index nobody has taken
-  std::atomic<uint64_t> generation_{0};  // counts loops; written under mutex_
-  std::atomic<int> joined_{0};           // threads inside the open loop; raised under mutex_
+  // The loop's fields are written by the caller while the state is closed and nobody is inside;
+  // opening it (release) and joining it (acquire) make them visible. Results go back the same way:
+  // leaving (release), the caller seeing nobody inside (acquire).
+  Loop loop_;
+  alignas(64) std::atomic<uint64_t> state_{0};
+  alignas(64) std::atomic<int64_t> next_{0};  // first index nobody has taken
+  // Sleeping: whoever is about to sleep says so, then looks again under the mutex; whoever changes
+  // the state then looks whether somebody sleeps. Both sequentially consistent, so that one of the
+  // two sees the other.
+  alignas(64) std::atomic<int> sleeping_threads_{0};
+  std::atomic<bool> caller_sleeps_{false};
+  std::atomic<bool> stop_{false};
   absl::Mutex mutex_;
   absl::CondVar loop_opened_;
-  absl::CondVar thread_left_;
-  bool open_ ABSL_GUARDED_BY(mutex_) = false;  // threads may still join loop_
-  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  Loop loop_ ABSL_GUARDED_BY(mutex_);
+  absl::CondVar all_left_;
   std::vector<std::thread> threads_;  // last: they use everything above
 };
 

@@ -61,9 +61,9 @@ struct CpuContext {
   ThreadPool* pool = nullptr;
   CpuModelShape shape;
   // Scratch by purpose. *_threads: one part per thread.
-  Scratch transformed, transformed_threads, residual;
+  Scratch transformed, transformed_threads;
   Scratch quantized, scales, scaled_sums, sums;
-  Scratch gemm_threads;
+  Scratch gemm_threads, pairs_threads;
   Scratch attention_threads, attention_partials, attention_visible;
   std::vector<AttentionTask> attention_tasks;
   std::vector<AttentionTask> attention_tiles;

@@ -185,6 +185,43 @@ TEST_P(LinearTest, SeveralOutputsEqualSingleOnes) {
   }
 }
 
+// Logits: activations count with 16 bits, whatever else holds for a row holds too.
+TEST_P(LinearTest, PreciseProductsAgreeWithTheReferenceMuchCloser) {
+  auto backend = MakeCpu(GetParam());
+  auto reference = MakeReferenceBackend();
+  for (const DType dtype : kAllTypes) {
+    const int64_t inputs = 160, outputs = 117, most = 70;
+    const TestTensor w = RandomTensor(dtype, outputs, inputs, 21);
+    std::vector<float> x = RandomFloats(most * inputs, 22);
+    const std::vector<float> norm = RandomFloats(inputs, 23), bias = RandomFloats(outputs, 24);
+    const std::vector<float> residual = RandomFloats(most * outputs, 25);
+    const auto run = [&](Backend& b, int64_t rows) {
+      const Buffer norm_buffer = VectorBuffer(b, norm), bias_buffer = VectorBuffer(b, bias);
+      auto weight = b.PrepareLinear(w.tensor);
+      std::vector<float> out(residual.begin(), residual.begin() + rows * outputs);
+      LinearInput input;
+      input.kind = Kind::kRmsNorm;
+      input.x = {x.data(), rows, inputs};
+      input.norm_weight = &norm_buffer;
+      input.eps = 1e-5f;
+      LinearOutput output{weight->get(), ViewOf(out, rows), true, &bias_buffer};
+      output.precise = true;
+      SLIM_CHECK(b.Linear(input, {output}).ok());
+      return out;
+    };
+    const std::vector<float> whole = run(*backend, most), want = run(*reference, most);
+    double error = 0, norm_of_product = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+      error += std::pow(double{whole[i]} - want[i], 2);
+      norm_of_product += std::pow(double{want[i]} - residual[i] - bias[i % outputs], 2);
+    }
+    EXPECT_LT(std::sqrt(error), 1e-4 * std::sqrt(norm_of_product));
+    for (const int64_t rows : {1, 2, 8, 9, 16, 17, 65}) {
+      EXPECT_TRUE(SameBits(run(*backend, rows).data(), whole.data(), rows * outputs)) << rows;
+    }
+  }
+}
+
 TEST_P(LinearTest, NanInARowReachesAllItsOutputsAndNoOther) {
   auto backend = MakeCpu(GetParam());
   for (const DType dtype : kAllTypes) {
