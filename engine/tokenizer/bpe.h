@@ -1,40 +1,54 @@
-// Byte-level byte-pair encoding: joins the neighbouring pair with the lowest rank until none is
-// left. Immutable after construction, thread-safe.
+// Byte-pair merging of one piece of text: starts from one token per byte and joins the adjacent
+// pair of the lowest rank, leftmost first, until no pair has a rank. BpeMerger is immutable after
+// its last Add, hence thread-safe; BpeScratch belongs to one call.
 #ifndef ENGINE_TOKENIZER_BPE_H_
 #define ENGINE_TOKENIZER_BPE_H_
 
-#include <array>
+#include <cstddef>
 #include <cstdint>
-#include <utility>
 #include <vector>
-
-#include "absl/container/flat_hash_map.h"
-#include "absl/strings/string_view.h"
 
 namespace slim {
 
-class Bpe {
+// Working memory of Merge, kept between pieces so that a piece costs no allocation.
+struct BpeScratch {
+  std::vector<int32_t> ids;
+  std::vector<uint32_t> ranks;  // ranks[i]: rank of the pair that starts at symbol i
+  std::vector<uint32_t> next;
+  std::vector<uint32_t> previous;
+  std::vector<uint64_t> heap;  // rank << 32 | position of the pair's left symbol
+};
+
+class BpeMerger {
  public:
-  // A merge of two tokens: lower ranks join first.
-  struct Merge {
-    int32_t rank = 0;
-    int32_t result = 0;
-  };
-  using MergeMap = absl::flat_hash_map<std::pair<int32_t, int32_t>, Merge>;
+  // Room for `num_merges` Adds, fewer than 2^31.
+  explicit BpeMerger(size_t num_merges);
 
-  // byte_tokens[b] is the token of the single byte b, -1 where the vocabulary has none.
-  Bpe(const std::array<int32_t, 256>& byte_tokens, MergeMap merges)
-      : byte_tokens_(byte_tokens), merges_(std::move(merges)) {}
+  // The pair (left, right) becomes `merged`; earlier calls have lower ranks. Returns false, and
+  // changes nothing, where the pair has a rank already. Ids are not negative.
+  bool Add(int32_t left, int32_t right, int32_t merged);
 
-  // Appends the tokens of one piece (bytes). Bytes without a token are left out. O(n log n).
-  void Encode(absl::string_view piece, std::vector<int32_t>& tokens) const;
+  // Merges scratch->ids in place. Negative ids never merge. O(n log n) time, no recursion.
+  void Merge(BpeScratch* scratch) const;
 
  private:
-  void EncodeShort(absl::string_view piece, std::vector<int32_t>& tokens) const;
-  void EncodeLong(absl::string_view piece, std::vector<int32_t>& tokens) const;
+  struct Entry {
+    uint64_t pair;  // left << 32 | right; kNoPair where the slot is free
+    uint32_t rank;
+    int32_t merged;
+  };
 
-  std::array<int32_t, 256> byte_tokens_;
-  MergeMap merges_;
+  size_t SlotOf(uint64_t pair) const;
+  // The entry of the pair, or nullptr.
+  const Entry* Find(int32_t left, int32_t right) const;
+  uint32_t RankOf(int32_t left, int32_t right) const;
+  void MergeShort(BpeScratch* scratch) const;
+  void MergeLong(BpeScratch* scratch) const;
+
+  std::vector<Entry> slots_;  // open addressing, a power of two, at most half full
+  int shift_;
+  uint32_t num_added_ = 0;
+  size_t capacity_;
 };
 
 }  // namespace slim

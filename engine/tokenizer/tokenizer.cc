@@ -1,9 +1,11 @@
 #include "engine/tokenizer/tokenizer.h"
 
 #include <algorithm>
-#include <array>
+#include <functional>
 #include <utility>
 
+#include "absl/memory/memory.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
 #include "engine/tokenizer/incremental_decoder.h"
@@ -12,203 +14,166 @@
 namespace slim {
 namespace {
 
-constexpr int kTokenControl = 3;  // token types of the file format
-constexpr int kTokenUserDefined = 4;
+constexpr char kModelKey[] = "tokenizer.ggml.model";
+constexpr char kPreKey[] = "tokenizer.ggml.pre";
+constexpr char kMergesKey[] = "tokenizer.ggml.merges";
+constexpr char kAddBosKey[] = "tokenizer.ggml.add_bos_token";
+constexpr size_t kMaxMerges = size_t{1} << 22;
 
-// Byte-level BPE writes each byte as one printable character: itself where it is printable Latin-1,
-// else U+0100 and following in byte order.
-std::array<uint32_t, 256> ByteCharacters() {
-  std::array<uint32_t, 256> characters;
-  uint32_t next = 0x100;
-  for (uint32_t byte = 0; byte < 256; ++byte) {
-    const bool printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) ||
-                           (byte >= 0xAE && byte <= 0xFF);
-    characters[byte] = printable ? byte : next++;
-  }
-  return characters;
+absl::Status CheckModelKind(const TensorSource& source) {
+  SLIM_ASSIGN_OR_RETURN(const std::string kind, source.GetString(kModelKey));
+  if (kind == "gpt2") return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(
+      kModelKey, " is \"", absl::CHexEscape(kind.substr(0, 60)),
+      kind == "llama" ? "\" (SentencePiece)" : "\"", "; supported: gpt2 (byte-level BPE)"));
 }
 
-// The code point of a character of at most three bytes (the table above needs no more), or none.
-absl::optional<uint32_t> CodePoint(absl::string_view character) {
-  const auto byte = [&](size_t i) { return static_cast<uint32_t>(character[i]) & 0xFFu; };
-  switch (character.size()) {
-    case 1:
-      return byte(0);
-    case 2:
-      return ((byte(0) & 0x1Fu) << 6) | (byte(1) & 0x3Fu);
-    default:
-      return absl::nullopt;
-  }
+absl::Status MergeError(size_t rank, absl::string_view merge, absl::string_view problem) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      kMergesKey, "[", rank, "] = \"", absl::CHexEscape(merge.substr(0, 60)), "\" ", problem));
 }
 
-// Bytes behind a token's text; a character outside the table stands for itself.
-std::string TokenToBytes(absl::string_view text,
-                         const absl::flat_hash_map<uint32_t, unsigned char>& byte_of) {
-  std::string bytes;
-  while (!text.empty()) {
-    const size_t length = NextUtf8(text).length;
-    const absl::optional<uint32_t> code_point = CodePoint(text.substr(0, length));
-    const auto found = code_point ? byte_of.find(*code_point) : byte_of.end();
-    if (found != byte_of.end()) {
-      bytes.push_back(static_cast<char>(found->second));
-    } else {
-      bytes.append(text.data(), length);
-    }
-    text.remove_prefix(length);
+absl::Status CheckText(absl::string_view text) {
+  // The length first: nothing of a text that is too long is looked at.
+  if (text.size() > static_cast<size_t>(kMaxEncodeBytes)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("text has ", text.size(), " bytes, at most ", kMaxEncodeBytes));
   }
-  return bytes;
-}
-
-absl::Status Broken(absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat("vocabulary: ", what));
+  const size_t invalid = FindInvalidUtf8(text);
+  if (invalid != absl::string_view::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("text is not UTF-8 at byte ", invalid));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(const TensorSource& source) {
-  SLIM_ASSIGN_OR_RETURN(const std::string model, source.GetString("tokenizer.ggml.model"));
-  if (model != "gpt2") {
-    return absl::UnimplementedError(absl::StrCat("tokenizer model '", model,
-                                                 "' is not supported; supported: gpt2 "
-                                                 "(byte-level BPE)"));
-  }
+  SLIM_RETURN_IF_ERROR(CheckModelKind(source));
+  auto tokenizer = absl::WrapUnique(new Tokenizer());
   std::string pre = "gpt-2";
-  if (source.HasKey("tokenizer.ggml.pre")) {
-    SLIM_ASSIGN_OR_RETURN(pre, source.GetString("tokenizer.ggml.pre"));
+  if (source.HasKey(kPreKey)) {
+    SLIM_ASSIGN_OR_RETURN(pre, source.GetString(kPreKey));
   }
-  SLIM_ASSIGN_OR_RETURN(PreTokenizer pre_tokenizer, PreTokenizer::Create(pre));
-  auto tokenizer = std::unique_ptr<Tokenizer>(new Tokenizer(std::move(pre_tokenizer)));
-  SLIM_RETURN_IF_ERROR(tokenizer->ReadVocabulary(source));
-  SLIM_RETURN_IF_ERROR(tokenizer->ReadSpecialIds(source));
+  SLIM_ASSIGN_OR_RETURN(tokenizer->pre_tokenizer_, PreTokenizer::Create(pre));
+  SLIM_ASSIGN_OR_RETURN(tokenizer->vocabulary_, Vocabulary::Load(source));
+  SLIM_RETURN_IF_ERROR(tokenizer->ReadMerges(source));
+  SLIM_RETURN_IF_ERROR(tokenizer->ReadAddBos(source));
+  tokenizer->IndexTokens();
   return tokenizer;
 }
 
-absl::Status Tokenizer::ReadVocabulary(const TensorSource& source) {
-  SLIM_ASSIGN_OR_RETURN(const std::vector<std::string> tokens,
-                        source.GetStrings("tokenizer.ggml.tokens"));
-  if (tokens.empty() || tokens.size() > (1u << 21)) {
-    return Broken(absl::StrCat(tokens.size(), " tokens, allowed is 1 to 2097152"));
+absl::Status Tokenizer::ReadMerges(const TensorSource& source) {
+  SLIM_ASSIGN_OR_RETURN(const std::vector<std::string> merges, source.GetStrings(kMergesKey));
+  if (merges.size() > kMaxMerges) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(kMergesKey, ": ", merges.size(), " merges, at most ", kMaxMerges));
   }
-  std::vector<int64_t> types(tokens.size(), 1);
-  if (source.HasKey("tokenizer.ggml.token_type")) {
-    SLIM_ASSIGN_OR_RETURN(types, source.GetInts("tokenizer.ggml.token_type"));
-    if (types.size() != tokens.size()) {
-      return Broken(absl::StrCat(types.size(), " token types for ", tokens.size(), " tokens"));
+  merger_ = std::make_unique<BpeMerger>(merges.size());
+  std::string joined;
+  for (size_t rank = 0; rank < merges.size(); ++rank) {
+    const absl::string_view merge = merges[rank];
+    const size_t space = merge.find(' ');
+    if (space == absl::string_view::npos || space == 0 || space + 1 == merge.size()) {
+      return MergeError(rank, merge, "is not two tokens with a space between");
     }
-  }
-  absl::flat_hash_map<uint32_t, unsigned char> byte_of;
-  const std::array<uint32_t, 256> characters = ByteCharacters();
-  for (uint32_t byte = 0; byte < 256; ++byte) {
-    byte_of[characters[byte]] = static_cast<unsigned char>(byte);
-  }
-  absl::flat_hash_map<std::string, int32_t> ids;
-  ids.reserve(tokens.size());
-  bytes_.reserve(tokens.size());
-  std::array<int32_t, 256> byte_tokens;
-  byte_tokens.fill(-1);
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    const std::string& text = tokens[i];
-    const auto id = static_cast<int32_t>(i);
-    if (FindInvalidUtf8(text) != absl::string_view::npos) {
-      return Broken(absl::StrCat("token ", id, " is not UTF-8"));
+    const absl::string_view left = merge.substr(0, space);
+    const absl::string_view right = merge.substr(space + 1);
+    joined.assign(left.data(), left.size());
+    joined.append(right.data(), right.size());
+    const int32_t left_id = vocabulary_->IdOf(left);
+    const int32_t right_id = vocabulary_->IdOf(right);
+    const int32_t merged_id = vocabulary_->IdOf(joined);
+    if (left_id < 0 || right_id < 0 || merged_id < 0) {
+      return MergeError(rank, merge,
+                        left_id < 0    ? "names an unknown left token"
+                        : right_id < 0 ? "names an unknown right token"
+                                       : "makes a text that is no token");
     }
-    if (!ids.emplace(text, id).second) return Broken(absl::StrCat("token ", id, " occurs twice"));
-    const bool control = types[i] == kTokenControl || types[i] == kTokenUserDefined;
-    control_.push_back(types[i] == kTokenControl);
-    if (control) {
-      if (text.empty()) return Broken(absl::StrCat("control token ", id, " has no name"));
-      control_ids_.emplace(text, id);
-      longest_control_ = std::max(longest_control_, text.size());
-      bytes_.push_back(text);
-      continue;
+    // Otherwise user text could become a control token by way of the merges.
+    if (vocabulary_->IsControl(merged_id)) {
+      return MergeError(rank, merge, absl::StrCat("makes the control token ", merged_id));
     }
-    bytes_.push_back(TokenToBytes(text, byte_of));
-    if (bytes_.back().size() == 1) byte_tokens[static_cast<unsigned char>(bytes_.back()[0])] = id;
-  }
-  SLIM_RETURN_IF_ERROR(ReadMerges(source, ids));
-  bpe_ = std::make_unique<Bpe>(byte_tokens, std::move(merges_));
-  return absl::OkStatus();
-}
-
-absl::Status Tokenizer::ReadMerges(const TensorSource& source,
-                                   const absl::flat_hash_map<std::string, int32_t>& ids) {
-  SLIM_ASSIGN_OR_RETURN(const std::vector<std::string> lines,
-                        source.GetStrings("tokenizer.ggml.merges"));
-  merges_.reserve(lines.size());
-  for (size_t rank = 0; rank < lines.size(); ++rank) {
-    const std::string& line = lines[rank];
-    const size_t space = line.find(' ', 1);
-    if (space == std::string::npos) return Broken(absl::StrCat("merge ", rank, " has no space"));
-    const std::string left = line.substr(0, space), right = line.substr(space + 1);
-    const auto left_id = ids.find(left), right_id = ids.find(right),
-               joined = ids.find(left + right);
-    if (left_id == ids.end() || right_id == ids.end() || joined == ids.end()) {
-      return Broken(absl::StrCat("merge ", rank, " names a token that does not exist"));
-    }
-    merges_.emplace(std::make_pair(left_id->second, right_id->second),
-                    Bpe::Merge{static_cast<int32_t>(rank), joined->second});
+    merger_->Add(left_id, right_id, merged_id);  // a repeated merge keeps its first rank
   }
   return absl::OkStatus();
 }
 
-absl::Status Tokenizer::ReadSpecialIds(const TensorSource& source) {
-  const auto read = [&](const char* key) -> absl::StatusOr<absl::optional<int32_t>> {
-    if (!source.HasKey(key)) return absl::optional<int32_t>();
-    SLIM_ASSIGN_OR_RETURN(const int64_t id, source.GetInt(key));
-    if (!(id >= 0 && id < vocab_size())) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("model metadata ", key, " is ", id, ", allowed is 0 to ", vocab_size() - 1));
-    }
-    return absl::optional<int32_t>(static_cast<int32_t>(id));
-  };
-  SLIM_ASSIGN_OR_RETURN(bos_token_, read("tokenizer.ggml.bos_token_id"));
-  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
-                          "tokenizer.ggml.eom_token_id"}) {
-    SLIM_ASSIGN_OR_RETURN(const absl::optional<int32_t> id, read(key));
-    if (id) end_tokens_.push_back(*id);
-  }
-  // Control tokens that end a turn in the templates we know, whether the file says so or not.
-  for (const char* name :
-       {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>"}) {
-    if (const absl::optional<int32_t> id = FindControl(name)) end_tokens_.push_back(*id);
-  }
-  std::sort(end_tokens_.begin(), end_tokens_.end());
-  end_tokens_.erase(std::unique(end_tokens_.begin(), end_tokens_.end()), end_tokens_.end());
-  if (source.HasKey("tokenizer.ggml.add_bos_token")) {
-    SLIM_ASSIGN_OR_RETURN(const bool add, source.GetBool("tokenizer.ggml.add_bos_token"));
-    adds_bos_ = add && bos_token_.has_value();
+absl::Status Tokenizer::ReadAddBos(const TensorSource& source) {
+  // Files of the Llama 3 family that leave the flag out mean true.
+  adds_bos_ = pre_tokenizer_->whole_piece_first() && bos_token().has_value();
+  if (!source.HasKey(kAddBosKey)) return absl::OkStatus();
+  SLIM_ASSIGN_OR_RETURN(adds_bos_, source.GetBool(kAddBosKey));
+  if (adds_bos_ && !bos_token().has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(kAddBosKey, " is true, but tokenizer.ggml.bos_token_id is missing"));
   }
   return absl::OkStatus();
+}
+
+void Tokenizer::IndexTokens() {
+  special_lengths_.resize(256);
+  for (int32_t id = 0; id < vocabulary_->size(); ++id) {
+    if (vocabulary_->IsSpecial(id)) {
+      const std::string& text = vocabulary_->Text(id);
+      special_lengths_[static_cast<uint8_t>(text[0])].push_back(text.size());
+    } else if (pre_tokenizer_->whole_piece_first() && vocabulary_->Kind(id) == TokenKind::kNormal) {
+      id_by_bytes_.emplace(vocabulary_->Bytes(id), id);
+    }
+  }
+  for (std::vector<size_t>& lengths : special_lengths_) {
+    std::sort(lengths.begin(), lengths.end(), std::greater<>());
+    lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
+  }
 }
 
 absl::optional<int32_t> Tokenizer::FindControl(absl::string_view name) const {
-  const auto found = control_ids_.find(name);
-  if (found == control_ids_.end()) return absl::nullopt;
-  return found->second;
+  const int32_t id = vocabulary_->IdOf(name);
+  if (id < 0 || !vocabulary_->IsSpecial(id)) return absl::nullopt;
+  return id;
+}
+
+void Tokenizer::EncodeWord(absl::string_view word, BpeScratch* scratch,
+                           std::vector<int32_t>* tokens) const {
+  if (pre_tokenizer_->whole_piece_first()) {
+    const auto whole = id_by_bytes_.find(word);
+    if (whole != id_by_bytes_.end()) {
+      tokens->push_back(whole->second);
+      return;
+    }
+  }
+  scratch->ids.clear();
+  for (const char c : word) {
+    scratch->ids.push_back(vocabulary_->IdOfByte(static_cast<uint8_t>(c)));
+  }
+  // A byte without a token (-1) separates its neighbours until the merges are done.
+  merger_->Merge(scratch);
+  for (const int32_t id : scratch->ids) {
+    if (id >= 0) tokens->push_back(id);
+  }
+}
+
+absl::Status Tokenizer::EncodeText(absl::string_view text, std::vector<int32_t>* tokens) const {
+  SLIM_RETURN_IF_ERROR(CheckText(text));
+  BpeScratch scratch;
+  return pre_tokenizer_->Split(text,
+                               [&](absl::string_view word) { EncodeWord(word, &scratch, tokens); });
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(absl::string_view text) const {
-  const size_t invalid = FindInvalidUtf8(text);
-  if (invalid != absl::string_view::npos) {
-    return absl::InvalidArgumentError(absl::StrCat("text is not UTF-8 at byte ", invalid));
-  }
   std::vector<int32_t> tokens;
-  tokens.reserve(text.size() / 4 + 8);
-  SLIM_RETURN_IF_ERROR(
-      pre_tokenizer_.Split(text, [&](absl::string_view piece) { bpe_->Encode(piece, tokens); }));
+  SLIM_RETURN_IF_ERROR(EncodeText(text, &tokens));
   return tokens;
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodePieces(
     absl::Span<const PromptPiece> pieces) const {
   std::vector<int32_t> tokens;
-  std::string text;
+  std::string text;  // of the text pieces not encoded yet
   const auto flush = [&]() -> absl::Status {
-    if (text.empty()) return absl::OkStatus();
-    SLIM_ASSIGN_OR_RETURN(const std::vector<int32_t> some, Encode(text));
-    tokens.insert(tokens.end(), some.begin(), some.end());
+    const absl::Status status = EncodeText(text, &tokens);
     text.clear();
-    return absl::OkStatus();
+    return status;
   };
   for (const PromptPiece& piece : pieces) {
     if (!piece.control) {
@@ -217,9 +182,10 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodePieces(
     }
     SLIM_RETURN_IF_ERROR(flush());
     const absl::optional<int32_t> id = FindControl(piece.text);
-    if (!id) {
+    if (!id.has_value()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("the model's vocabulary has no control token ", piece.text));
+          absl::StrCat("the model's vocabulary has no control token \"",
+                       absl::CHexEscape(piece.text.substr(0, 60)), "\""));
     }
     tokens.push_back(*id);
   }
@@ -228,30 +194,38 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodePieces(
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodeWithSpecial(absl::string_view text) const {
-  std::vector<PromptPiece> pieces;
+  SLIM_RETURN_IF_ERROR(CheckText(text));
+  std::vector<int32_t> tokens;
   size_t begin = 0;  // of the text that no special token has taken
-  for (size_t i = 0; i < text.size();) {
-    size_t length = 0;  // of the longest special token that starts here
-    for (size_t n = std::min(longest_control_, text.size() - i); n > 0 && length == 0; --n) {
-      if (control_ids_.contains(text.substr(i, n))) length = n;
+  for (size_t at = 0; at < text.size();) {
+    size_t found = 0;  // length of the longest special token that starts here
+    for (const size_t length : special_lengths_[static_cast<uint8_t>(text[at])]) {
+      if (length > text.size() - at || !FindControl(text.substr(at, length))) continue;
+      found = length;
+      break;
     }
-    if (length == 0) {
-      ++i;
+    if (found == 0) {
+      ++at;
       continue;
     }
-    pieces.push_back({std::string(text.substr(begin, i - begin)), false});
-    pieces.push_back({std::string(text.substr(i, length)), true});
-    i += length;
-    begin = i;
+    SLIM_RETURN_IF_ERROR(EncodeText(text.substr(begin, at - begin), &tokens));
+    tokens.push_back(*FindControl(text.substr(at, found)));
+    at += found;
+    begin = at;
   }
-  pieces.push_back({std::string(text.substr(begin)), false});
-  return EncodePieces(pieces);
+  SLIM_RETURN_IF_ERROR(EncodeText(text.substr(begin), &tokens));
+  return tokens;
+}
+
+const std::string& Tokenizer::TokenBytes(int32_t token) const {
+  static const std::string* const nothing = new std::string();
+  return vocabulary_->InRange(token) ? vocabulary_->Bytes(token) : *nothing;
 }
 
 std::string Tokenizer::Decode(absl::Span<const int32_t> tokens) const {
   std::string bytes;
   for (const int32_t token : tokens) {
-    if (!control_[token]) bytes += bytes_[token];
+    if (!IsControl(token)) bytes += TokenBytes(token);
   }
   return SanitizeUtf8(bytes);
 }

@@ -1,5 +1,9 @@
 #include "engine/tokenizer/utf8.h"
 
+#include <cstring>
+
+#include "engine/base/check.h"
+
 namespace slim {
 
 Utf8Step NextUtf8(absl::string_view text) {
@@ -30,9 +34,35 @@ Utf8Step NextUtf8(absl::string_view text) {
   return {Utf8Step::kValid, length};
 }
 
+uint32_t DecodeUtf8(absl::string_view character) {
+  const auto byte = [&](size_t i) -> uint32_t { return static_cast<unsigned char>(character[i]); };
+  const auto tail = [&](size_t i) { return byte(i) & 0x3Fu; };
+  switch (character.size()) {
+    case 1:
+      return byte(0);
+    case 2:
+      return (byte(0) & 0x1Fu) << 6 | tail(1);
+    case 3:
+      return (byte(0) & 0x0Fu) << 12 | tail(1) << 6 | tail(2);
+    case 4:
+      return (byte(0) & 0x07u) << 18 | tail(1) << 12 | tail(2) << 6 | tail(3);
+  }
+  SLIM_CHECK(false);
+  return 0;
+}
+
 size_t FindInvalidUtf8(absl::string_view text) {
   size_t done = 0;
   while (done < text.size()) {
+    // Eight ASCII bytes at once: most text is nothing else.
+    uint64_t word;
+    if (text.size() - done >= sizeof word) {
+      std::memcpy(&word, text.data() + done, sizeof word);
+      if ((word & 0x8080808080808080u) == 0) {
+        done += sizeof word;
+        continue;
+      }
+    }
     const Utf8Step step = NextUtf8(text.substr(done));
     if (step.kind != Utf8Step::kValid) return done;
     done += step.length;

@@ -3,6 +3,7 @@
 #define ENGINE_TOKENIZER_UTF8_H_
 
 #include <cstddef>
+#include <cstdint>
 
 #include "absl/strings/string_view.h"
 
@@ -16,6 +17,9 @@ struct Utf8Step {
   size_t length =
       0;  // of the character, of the bytes to replace by one U+FFFD, or of what is there
 };
+
+// The code point of a whole valid character, and of nothing else.
+uint32_t DecodeUtf8(absl::string_view character);
 
 // `text` is not empty. kIncomplete: the text ends inside a character that could still become valid.
 Utf8Step NextUtf8(absl::string_view text);
