@@ -23,6 +23,7 @@
 #include "engine/tokenizer/tokenizer.h"
 #include "google/protobuf/stubs/logging.h"
 #include "grpcpp/grpcpp.h"
+#include "grpcpp/impl/codegen/service_type.h"
 #include "server/auth.h"
 #include "server/config.h"
 #include "server/config_values.h"
