@@ -86,7 +86,8 @@ TEST_F(GoldenTokensTest, KnowsWhatEndsAGeneration) {
   EXPECT_EQ(tokenizer_->vocab_size(), 49152);
   const auto im_end = tokenizer_->FindControl("<|im_end|>");
   ASSERT_TRUE(im_end.has_value());
-  EXPECT_TRUE(std::count(tokenizer_->end_tokens().begin(), tokenizer_->end_tokens().end(), *im_end));
+  EXPECT_TRUE(
+      std::count(tokenizer_->end_tokens().begin(), tokenizer_->end_tokens().end(), *im_end));
   EXPECT_FALSE(tokenizer_->adds_bos());
 }
 
