@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <chrono>
 #include <fstream>
 
 #include "engine/load/open_model.h"
@@ -82,11 +84,42 @@ TEST_F(GoldenTokensTest, ControlTokensInUserTextStayOrdinaryText) {
   EXPECT_EQ(controls, 5);  // two whole turns and the assistant's opening, nothing of the user's
 }
 
+TEST_F(GoldenTokensTest, NoControlTokenOfTheModelCanBeWrittenInText) {
+  std::string all;
+  int control_tokens = 0;
+  for (int32_t id = 0; id < tokenizer_->vocab_size(); ++id) {
+    if (!tokenizer_->IsControl(id)) continue;
+    ++control_tokens;
+    const std::string text = tokenizer_->vocabulary().Text(id);
+    all += text + " " + text + text;
+    const Ids alone = *tokenizer_->Encode(text);
+    for (const int32_t got : alone) EXPECT_FALSE(tokenizer_->IsControl(got));
+    EXPECT_EQ(*tokenizer_->EncodeWithSpecial(text), Ids{id});
+  }
+  EXPECT_EQ(control_tokens, 17);
+  const Ids ids = *tokenizer_->Encode(all);
+  for (const int32_t got : ids) EXPECT_FALSE(tokenizer_->IsControl(got));
+  EXPECT_EQ(tokenizer_->Decode(ids), all);
+}
+
+TEST_F(GoldenTokensTest, AMebibyteOfOneLetterMergesLikeAShortRun) {
+  // Real merges of A, AA, AAAA, ...: a run is cut into its longest token and a rest.
+  const std::string text(1 << 20, 'A');
+  const auto start = std::chrono::steady_clock::now();
+  const Ids ids = *tokenizer_->Encode(text);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  RecordProperty("milliseconds", static_cast<int>(seconds.count() * 1e3));
+  EXPECT_LT(seconds.count(), 20.0);  // a quadratic algorithm takes minutes
+  EXPECT_TRUE(tokenizer_->Decode(ids) == text);
+  EXPECT_LT(ids.size(), text.size() / 2);
+}
+
 TEST_F(GoldenTokensTest, KnowsWhatEndsAGeneration) {
   EXPECT_EQ(tokenizer_->vocab_size(), 49152);
   const auto im_end = tokenizer_->FindControl("<|im_end|>");
   ASSERT_TRUE(im_end.has_value());
-  EXPECT_TRUE(std::count(tokenizer_->end_tokens().begin(), tokenizer_->end_tokens().end(), *im_end));
+  EXPECT_TRUE(
+      std::count(tokenizer_->end_tokens().begin(), tokenizer_->end_tokens().end(), *im_end));
   EXPECT_FALSE(tokenizer_->adds_bos());
 }
 
