@@ -22,6 +22,7 @@
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "google/protobuf/stubs/logging.h"
+#include "grpcpp/grpcpp.h"
 #include "server/auth.h"
 #include "server/config.h"
 #include "server/config_values.h"
@@ -77,7 +78,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const ServerConfig& confi
   }
   CpuBackendOptions options;
   options.num_threads = config.threads;
-  return CreateCpuBackend(options);
+  return CpuBackend::Create(options);
 }
 
 absl::StatusOr<absl::optional<PruneProfile>> FindProfile(const ServerConfig& config,
