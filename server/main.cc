@@ -22,7 +22,7 @@
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "google/protobuf/stubs/logging.h"
-#include "grpcpp/grpcpp.h"
+#include "grpcpp/impl/service_type.h"
 #include "server/auth.h"
 #include "server/config.h"
 #include "server/config_values.h"
