@@ -13,7 +13,7 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
 
 }  // namespace
 
-OutputProcessor::OutputProcessor(const Tokenizer* tokenizer, StopOptions stop,
+OutputProcessor::OutputProcessor(const Tokenizer* tokenizer, StopRules stop,
                                  const ResponseOptions& response)
     : tokenizer_(tokenizer),
       stop_(std::move(stop)),

@@ -27,7 +27,7 @@ class OutputProcessor {
   };
 
   // `stop` is complete (end_tokens and max_tokens set). Borrows `tokenizer`.
-  OutputProcessor(const Tokenizer* tokenizer, StopOptions stop, const ResponseOptions& response);
+  OutputProcessor(const Tokenizer* tokenizer, StopRules stop, const ResponseOptions& response);
 
   // The next token. `logprobs` are kept with it, where the request asked for them. A token is
   // delivered with the first byte of its text, so that neither ids nor log-probabilities run ahead
@@ -51,7 +51,7 @@ class OutputProcessor {
   void Release(bool all, DeltaEvent* delta);
 
   const Tokenizer* const tokenizer_;
-  const StopOptions stop_;
+  const StopRules stop_;
   const ResponseOptions response_;
   const bool decodes_;  // text is shown or searched for stop strings
   IncrementalDecoder decoder_;

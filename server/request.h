@@ -27,7 +27,7 @@ struct ResponseOptions {
 struct Request {
   std::string id;     // unique among the requests in flight
   SequenceSpec spec;  // end_tokens are filled in by the worker
-  StopOptions stop;   // end_tokens and max_tokens are filled in by the worker
+  StopRules stop;   // end_tokens and max_tokens are filled in by the worker
   ResponseOptions response;
   int priority = 0;                              // -100 .. 100, larger first
   absl::Time arrival;                            // steady clock

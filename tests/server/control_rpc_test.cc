@@ -227,8 +227,11 @@ TEST(ReflectionTest, IsThereOnlyWhenAskedFor) {
 TEST(GrpcServerTest, TakenPortIsAnErrorNotACrash) {
   GrpcHarness harness({});
   GrpcServer::Options options;
+  v1::Control::CallbackService service;
+  ASSERT_TRUE(GrpcServer::Start(options, {&service}).ok());  // port 0
   options.listen = harness.server->address();
-  const auto second = GrpcServer::Start(options, {});
+  v1::Control::CallbackService other;
+  const auto second = GrpcServer::Start(options, {&other});
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
 }

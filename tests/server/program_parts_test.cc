@@ -19,6 +19,7 @@
 #include "server/status_reason.h"
 #include "server/stop_signal.h"
 #include "server/tokenizer_codec.h"
+#include "sliminfer/v1/control.grpc.pb.h"
 
 namespace slim {
 namespace {
@@ -45,7 +46,8 @@ TEST(MemoryPlanTest, DiscreteHasAHostPoolAndASmallerArena) {
 TEST(MonitorTest, AServerReactsAndAListenerThatNeverAcceptsDoesNot) {
   GrpcServer::Options options;
   options.listen = "127.0.0.1:0";
-  const auto server = GrpcServer::Start(options, {});
+  sliminfer::v1::Control::CallbackService service;
+  const auto server = GrpcServer::Start(options, {&service});
   ASSERT_TRUE(server.ok()) << server.status();
   EXPECT_TRUE(ReactsToConnection(*ParseListenAddress((*server)->address()), absl::Seconds(10)));
 

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# From a fresh Debian bookworm machine to a streamed answer: installs missing packages, builds, fetches
+# the default model, starts the server, asks one question about a long document, and goes on serving.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  cat <<'TEXT'
+usage: ./deploy/quickstart.sh [--once] [-- SERVER_FLAG...]
+  --once   stop after the answer
+  --       everything after it goes to the server, e.g. -- --threads 2
+Ports: 50051 (gRPC) and 9464 (HTTP), or free ones where those are taken.
+TEXT
+}
+once=0
+server_flags=()
+while (($#)); do
+  case $1 in
+    --once) once=1 ;;
+    -h | --help) usage; exit 0 ;;
+    --) shift; server_flags=("$@"); break ;;
+    *) echo "unknown argument: $1" >&2; usage >&2; exit 2 ;;
+  esac
+  shift
+done
+
+source deploy/packages.sh
+slim_install "${slim_build_packages[@]}"
+[[ -f build/build.ninja ]] || cmake --preset release -DSLIM_BUILD_TESTS=OFF >/dev/null
+echo "building (a few minutes the first time)"
+cmake --build build --target sliminfer-server sliminfer >build/quickstart.log 2>&1 || {
+  tail -n 30 build/quickstart.log >&2
+  echo "the build failed; the whole log is in build/quickstart.log" >&2
+  exit 1
+}
+./deploy/fetch_model.sh
+
+# A port that answers is taken.
+taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+grpc=127.0.0.1:50051 http=127.0.0.1:9464
+if taken 50051 || taken 9464; then
+  echo "port 50051 or 9464 is taken; using free ports"
+  grpc=127.0.0.1:0 http=127.0.0.1:0
+fi
+work=$(mktemp -d)
+server=
+stop() {
+  [[ -n $server ]] && kill "$server" 2>/dev/null && wait "$server" 2>/dev/null
+  rm -rf "$work"
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+build/bin/sliminfer-server --model models/SmolLM2-135M-Instruct.Q4_1.gguf --listen "$grpc" \
+  --http_listen "$http" --port_file "$work/ports" "${server_flags[@]}" 2>"$work/server.log" &
+server=$!
+for ((i = 0; i < 100; ++i)); do
+  [[ -s $work/ports ]] && break
+  kill -0 "$server" 2>/dev/null || break
+  sleep 0.1
+done
+[[ -s $work/ports ]] || {
+  cat "$work/server.log" >&2
+  echo "the server did not start" >&2
+  server=
+  exit 1
+}
+grpc=$(sed -n 's/^grpc=//p' "$work/ports") http=$(sed -n 's/^http=//p' "$work/ports")
+
+document=deploy/examples/expedition.txt
+question="What is the code of the storage locker at the depot?"
+echo
+echo "question about $document ($(wc -w <"$document") words): $question"
+echo
+{ cat "$document"; printf '\n\n%s\n' "$question"; } |
+  build/bin/sliminfer --address "$grpc" generate --chat --file - --temperature 0 --max_tokens 48
+cat <<TEXT
+
+gRPC      $grpc
+metrics   http://$http/metrics
+health    http://$http/readyz
+try       build/bin/sliminfer --address $grpc chat
+TEXT
+if ((once)); then exit 0; fi
+echo "serving until Ctrl-C"
+wait "$server"

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Everything that is checked, on a fresh Debian bookworm machine: installs missing packages, builds, runs
+# the tests, closes on ctest's summary. Stages: lint, sanitizers (core libraries), release build, ctest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  cat <<'TEXT'
+usage: ./tests/run.sh [--quick] [-R REGEX]
+  --quick    release build and its tests only, no sanitizers
+  -R REGEX   only tests whose name matches (implies --quick)
+TEXT
+}
+quick=0
+select=()
+while (($#)); do
+  case $1 in
+    --quick) quick=1 ;;
+    -R) quick=1; select=(-R "${2:?-R needs a regular expression}"); shift ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "unknown argument: $1" >&2; usage >&2; exit 2 ;;
+  esac
+  shift
+done
+stage() { printf '\n== %s (%(%H:%M:%S)T)\n' "$1" -1; }
+
+stage "packages and model"
+source deploy/packages.sh
+slim_install "${slim_build_packages[@]}" "${slim_test_packages[@]}"
+./deploy/fetch_model.sh
+if [[ ! -f .venv-test/ready ]]; then
+  python3 -m venv .venv-test
+  .venv-test/bin/pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
+  touch .venv-test/ready
+fi
+
+stage "lint"
+python3 tests/lint/check.py
+
+build() {  # build PRESET TARGET...
+  cmake --preset "$1" >"build-$1.log" 2>&1 && cmake --build --preset "$1" ${2:+--target "${@:2}"} \
+    >>"build-$1.log" 2>&1 || {
+    grep -E 'error|FAILED' -A 5 "build-$1.log" | head -n 60 >&2
+    echo "building preset $1 failed; the log is in build-$1.log" >&2
+    exit 1
+  }
+  rm -f "build-$1.log"
+}
+
+if ((!quick)); then
+  stage "address and undefined-behaviour sanitizers"
+  build asan-ubsan
+  ctest --test-dir build-asan --output-on-failure --stop-on-failure -j 2 -LE heavy >build-asan/ctest.log ||
+    { tail -n 60 build-asan/ctest.log >&2; exit 1; }
+  grep 'tests passed' build-asan/ctest.log
+  stage "thread sanitizer"
+  build tsan kv_service_stress_test kv_transfer_fault_test
+  for test in kv_service_stress_test kv_transfer_fault_test; do
+    build-tsan/tests/$test >build-tsan/$test.log 2>&1 || { tail -n 60 build-tsan/$test.log >&2; exit 1; }
+    tail -n 1 build-tsan/$test.log
+  done
+fi
+
+stage "release build"
+build release
+stage "tests"
+# One at a time: several of them start servers and measure.
+exec ctest --test-dir build --output-on-failure "${select[@]}"
