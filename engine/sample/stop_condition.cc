@@ -12,7 +12,7 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
 
 }  // namespace
 
-StopCondition::StopCondition(StopOptions options) : options_(std::move(options)) {
+StopCondition::StopCondition(StopRules options) : options_(std::move(options)) {
   for (const std::string& text : options_.strings) {
     Pattern pattern;
     pattern.text = text;

@@ -12,7 +12,7 @@
 
 namespace slim {
 
-struct StopOptions {
+struct StopRules {
   std::vector<std::string> strings;  // none empty
   std::vector<int32_t> token_ids;    // as the request says
   std::vector<int32_t> end_tokens;   // end-of-generation tokens of the model
@@ -30,7 +30,7 @@ class StopCondition {
     std::string match;  // the stop string, or the text of the stop token
   };
 
-  explicit StopCondition(StopOptions options);
+  explicit StopCondition(StopRules options);
 
   // The next token and the text that it completed (see IncrementalDecoder); `token_text` is the text
   // of the token itself, for the report. After a finished result no further call is made.
@@ -48,7 +48,7 @@ class StopCondition {
 
   static size_t Advance(const Pattern& pattern, size_t matched, char c);
 
-  const StopOptions options_;
+  const StopRules options_;
   std::vector<Pattern> patterns_;
   std::string held_;  // the longest beginning of a stop string that the text ends with
   int64_t num_tokens_ = 0;

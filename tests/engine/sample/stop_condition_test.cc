@@ -7,8 +7,8 @@
 namespace slim {
 namespace {
 
-StopOptions Options(std::vector<std::string> strings, int64_t max_tokens = 1000) {
-  StopOptions options;
+StopRules Options(std::vector<std::string> strings, int64_t max_tokens = 1000) {
+  StopRules options;
   options.strings = std::move(strings);
   options.end_tokens = {99};
   options.max_tokens = max_tokens;
@@ -46,7 +46,7 @@ TEST(StopConditionTest, WhatOnlyLookedLikeAStopIsShownLater) {
 }
 
 TEST(StopConditionTest, IncludeStopShowsIt) {
-  StopOptions options = Options({"END"});
+  StopRules options = Options({"END"});
   options.include_stop = true;
   StopCondition stop(options);
   EXPECT_EQ(Feed(stop, {"xE", "ND", "y"}).first, "xEND");
@@ -57,7 +57,7 @@ TEST(StopConditionTest, EndTokensStopUnlessIgnored) {
   const auto result = stop.Add(99, "", "<|im_end|>");
   ASSERT_TRUE(result.finished.has_value());
   EXPECT_EQ(result.match, "<|im_end|>");
-  StopOptions options = Options({});
+  StopRules options = Options({});
   options.ignore_end_tokens = true;
   StopCondition ignoring(options);
   EXPECT_FALSE(ignoring.Add(99, "", "").finished.has_value());
