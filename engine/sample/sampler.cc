@@ -9,6 +9,45 @@
 namespace slim {
 namespace {
 
+// Below this a temperature leaves nothing to chance, and its inverse may overflow.
+constexpr float kGreedyTemperature = 1e-5f;
+
+bool InRange(int32_t token, absl::Span<const float> logits) {
+  return token >= 0 && static_cast<size_t>(token) < logits.size();
+}
+
+struct Largest {
+  int32_t token;  // the lowest of equals
+  bool has_nan;
+};
+
+// Eight maxima side by side, which the compiler can keep in one register, then the place of the
+// largest. `logits` is not empty.
+Largest FindLargest(absl::Span<const float> logits) {
+  constexpr size_t kLanes = 8;
+  float best[kLanes];
+  std::fill(best, best + kLanes, logits[0]);
+  int32_t unordered[kLanes] = {};
+  const size_t whole = logits.size() / kLanes * kLanes;
+  const float* values = logits.data();
+  for (size_t i = 0; i < whole; i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const float value = values[i + lane];
+      best[lane] = value > best[lane] ? value : best[lane];
+      unordered[lane] |= value != value ? 1 : 0;
+    }
+  }
+  float largest = *std::max_element(best, best + kLanes);
+  bool has_nan = std::count(unordered, unordered + kLanes, 0) != kLanes;
+  for (size_t i = whole; i < logits.size(); ++i) {
+    largest = std::max(largest, values[i]);
+    has_nan |= values[i] != values[i];
+  }
+  const float* place = std::find(values, values + logits.size(), largest);
+  if (place == values + logits.size()) return {0, true};  // NaN equals nothing
+  return {static_cast<int32_t>(place - values), has_nan};
+}
+
 // Larger first, of equals the lower token.
 bool Before(const std::pair<float, int32_t>& a, const std::pair<float, int32_t>& b) {
   return a.first != b.first ? a.first > b.first : a.second < b.second;
@@ -37,7 +76,8 @@ double Sampler::NextUniform() {
 
 void Sampler::ApplyPenalties(absl::Span<float> logits) const {
   for (const auto& [token, count] : counts_) {
-    float& logit = logits[token];
+    float logit = logits[token];
+    if (!std::isfinite(logit)) continue;
     if (logit > 0) {
       logit /= params_.repetition_penalty;
     } else {
@@ -47,26 +87,30 @@ void Sampler::ApplyPenalties(absl::Span<float> logits) const {
       logit -= params_.frequency_penalty * static_cast<float>(count.in_output) +
                params_.presence_penalty;
     }
+    // A tiny repetition penalty must not make infinities, which only broken logits have.
+    constexpr float kLargest = std::numeric_limits<float>::max();
+    logits[token] = std::clamp(logit, -kLargest, kLargest);
   }
-  for (const auto& [token, bias] : params_.logit_bias) logits[token] += bias;
+  for (const auto& [token, bias] : params_.logit_bias) {
+    if (InRange(token, logits)) logits[token] += bias;
+  }
 }
 
 absl::StatusOr<int32_t> Sampler::Sample(absl::Span<float> logits,
                                         absl::Span<const int32_t> banned) {
   ApplyPenalties(logits);
-  for (const int32_t token : banned) logits[token] = -std::numeric_limits<float>::infinity();
-  int32_t best = 0;
-  bool ordered = true;  // no NaN
-  for (size_t i = 0; i < logits.size(); ++i) {
-    ordered &= logits[i] == logits[i];
-    if (logits[i] > logits[best]) best = static_cast<int32_t>(i);
+  for (const int32_t token : banned) {
+    if (InRange(token, logits)) logits[token] = -std::numeric_limits<float>::infinity();
   }
-  if (!ordered) return absl::InternalError("the model's logits are not numbers");
+  if (logits.empty()) return absl::InternalError("no token can be chosen: there are no logits");
+  const auto [best, has_nan] = FindLargest(logits);
+  if (has_nan) return absl::InternalError("the model's logits are not numbers");
   if (!std::isfinite(logits[best])) {
     return absl::InternalError(
         absl::StrCat("no token can be chosen: the largest logit is ", logits[best]));
   }
-  const int32_t token = params_.temperature == 0.0f ? best : Draw(logits, logits[best]);
+  const int32_t token =
+      params_.temperature < kGreedyTemperature ? best : Draw(logits, logits[best]);
   ++counts_[token].in_output;
   return token;
 }
@@ -81,32 +125,53 @@ int32_t Sampler::Draw(absl::Span<const float> logits, float largest) {
   for (size_t i = 0; i < logits.size(); ++i) {
     if (logits[i] >= floor) candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
   }
-  const bool sorted = params_.top_p < 1.0f || params_.top_k > 0;
   if (params_.top_k > 0 && static_cast<size_t>(params_.top_k) < candidates_.size()) {
-    std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k, candidates_.end(),
-                     Before);
-    candidates_.resize(params_.top_k);
+    ranked_ = candidates_;
+    const auto last = ranked_.begin() + (params_.top_k - 1);
+    std::nth_element(ranked_.begin(), last, ranked_.end(), Before);
+    KeepUpTo(*last);
   }
-  if (sorted) std::sort(candidates_.begin(), candidates_.end(), Before);
   double total = 0;
   for (auto& [value, token] : candidates_) {
     value = std::exp((value - largest) * scale);
     total += value;
   }
-  if (params_.top_p < 1.0f) {
-    const double wanted = static_cast<double>(params_.top_p) * total;
-    double reached = 0;
-    size_t kept = 0;
-    while (kept < candidates_.size() && reached < wanted) reached += candidates_[kept++].first;
-    candidates_.resize(std::max<size_t>(kept, 1));
-    total = reached;
-  }
+  if (params_.top_p < 1.0f) total = KeepNucleus(total);
+  // Always by ascending id: the order of a selection is the library's choice.
   double remaining = NextUniform() * total;
+  int32_t chosen = candidates_.front().second;
   for (const auto& [probability, token] : candidates_) {
+    if (probability <= 0.0f) continue;
+    chosen = token;
     remaining -= probability;
-    if (remaining < 0) return token;
+    if (remaining < 0) break;
   }
-  return candidates_.back().second;
+  return chosen;
+}
+
+void Sampler::KeepUpTo(std::pair<float, int32_t> last) {
+  candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(),
+                                   [&](const auto& candidate) { return Before(last, candidate); }),
+                    candidates_.end());
+}
+
+double Sampler::KeepNucleus(double total) {
+  const double wanted = static_cast<double>(params_.top_p) * total;
+  // Usually a few tokens are enough, so only as many as may be needed are put in order.
+  constexpr size_t kFirst = 64, kGrowth = 8;
+  ranked_ = candidates_;
+  double reached = 0;
+  size_t ordered = 0;
+  for (size_t count = kFirst; reached < wanted && ordered < ranked_.size(); count *= kGrowth) {
+    const size_t end = std::min(count, ranked_.size());
+    if (end < ranked_.size()) {
+      std::nth_element(ranked_.begin() + ordered, ranked_.begin() + end, ranked_.end(), Before);
+    }
+    std::sort(ranked_.begin() + ordered, ranked_.begin() + end, Before);
+    while (ordered < end && reached < wanted) reached += ranked_[ordered++].first;
+  }
+  KeepUpTo(ranked_[std::max<size_t>(ordered, 1) - 1]);
+  return ordered > 0 ? reached : ranked_[0].first;
 }
 
 TokenLogprobs ComputeLogprobs(absl::Span<const float> logits, int32_t token, int top) {

@@ -24,8 +24,9 @@ class Sampler {
           int64_t vocab_size);
 
   // The next token; remembered for the penalties. `logits` [vocabulary] is changed in place; tokens
-  // in `banned` are never chosen. Temperature 0 takes the largest logit, of equals the lowest id.
-  // INTERNAL when a logit is NaN or none is above -infinity.
+  // in `banned` are never chosen. Temperature 0 (or below 1e-5) takes the largest logit, of equals
+  // the lowest id; otherwise min_p, top_k and top_p limit the choice in this order. Sorts only as
+  // many tokens as top_p keeps. INTERNAL when a logit is NaN, or the largest is not finite.
   absl::StatusOr<int32_t> Sample(absl::Span<float> logits, absl::Span<const int32_t> banned);
 
  private:
@@ -35,12 +36,18 @@ class Sampler {
   };
   void ApplyPenalties(absl::Span<float> logits) const;
   int32_t Draw(absl::Span<const float> logits, float largest);
+  // Drops the candidates after `last` in the order of probability.
+  void KeepUpTo(std::pair<float, int32_t> last);
+  // Keeps the most likely candidates that reach top_p of `total`; returns their sum.
+  double KeepNucleus(double total);
   double NextUniform();  // in [0, 1)
 
   const SamplingParams params_;
   uint64_t state_;  // of the generator (splitmix64)
   absl::flat_hash_map<int32_t, Count> counts_;
-  std::vector<std::pair<float, int32_t>> candidates_;  // probability, token
+  // Logit, then probability, and token; by ascending token.
+  std::vector<std::pair<float, int32_t>> candidates_;
+  std::vector<std::pair<float, int32_t>> ranked_;  // a copy to put in order
 };
 
 // Log-softmax of `logits` at `token`, and the `top` most likely tokens, ties by ascending id.

@@ -32,8 +32,8 @@ class StopCondition {
 
   explicit StopCondition(StopRules options);
 
-  // The next token and the text that it completed (see IncrementalDecoder); `token_text` is the text
-  // of the token itself, for the report. After a finished result no further call is made.
+  // The next token and the text that it completed (see IncrementalDecoder); `token_text` is the
+  // text of the token itself, for the report. After a finished result no further call is made.
   Result Add(int32_t token, absl::string_view text, absl::string_view token_text);
   // What is still held back, at the end of a generation that nothing stopped.
   std::string Flush();
