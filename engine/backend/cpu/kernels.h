@@ -84,6 +84,7 @@ struct AttentionSpanArgs {
   int block_tokens = 0;
   int head_dim = 0;
   int span_tokens = 0;      // tokens of a whole span, the stride of the scratch rows
+  int64_t ahead_bytes = 0;  // set by attention_span_all_heads: what to prefetch, from what is read
   bool add_values = false;  // continue the sums in `out`
   float* scores = nullptr;  // scratch [kAttentionQueryBlock or num_queries, span_tokens]
   void* weights = nullptr;  // scratch [kAttentionQueryBlock, span_tokens] of 4 bytes
