@@ -103,10 +103,12 @@ void BenchLinear(Bench& bench, DType dtype, int64_t rows, int64_t outputs, int64
   std::printf("\n");
 }
 
-// Keys and values of one sequence in blocks of 32 tokens, heads as in the default model.
+// Keys and values of one sequence in blocks of 32 tokens, heads as in the default model. The slabs
+// of a block's layers lie side by side, as the block pool hands them out, or (by_layer) those of a
+// layer's blocks do.
 struct Cache {
   static constexpr int kHeads = 9, kKvHeads = 3, kDims = 64, kBlock = 32;
-  Cache(Backend& backend, int64_t tokens) {
+  Cache(Backend& backend, int64_t tokens, int num_layers, bool by_layer) {
     KvLayout layout;
     layout.num_kv_heads = kKvHeads;
     layout.head_dim = kDims;
@@ -115,33 +117,39 @@ struct Cache {
     rope.head_dim = rope.rotary_dims = kDims;
     SLIM_CHECK(backend.Configure(layout, kHeads, rope, 16384).ok());
     const int64_t blocks = (tokens + kBlock - 1) / kBlock;
-    auto buffer = backend.Allocate(blocks * layout.slab_bytes());
+    auto buffer = backend.Allocate(num_layers * blocks * layout.slab_bytes());
     SLIM_CHECK(buffer.ok());
     memory = *std::move(buffer);
+    layers.resize(num_layers);
     for (int64_t b = 0; b < blocks; ++b) {
-      slabs.push_back(static_cast<char*>(memory.data()) + b * layout.slab_bytes());
       block_ids.push_back(static_cast<int32_t>(b));
-    }
-    std::vector<float> k = Noise(tokens * kKvHeads * kDims), v = k;
-    std::vector<int32_t> positions;
-    std::vector<KvSlot> slots;
-    for (int32_t p = 0; p < tokens; ++p) {
-      positions.push_back(p);
-      slots.push_back({slabs[p / kBlock], p % kBlock});
+      for (int l = 0; l < num_layers; ++l) {
+        const int64_t slab = by_layer ? l * blocks + b : b * num_layers + l;
+        layers[l].push_back(static_cast<char*>(memory.data()) + slab * layout.slab_bytes());
+      }
     }
     const int64_t cols = kKvHeads * kDims;
-    SLIM_CHECK(
-        backend.RopeAndStoreKv({k.data(), tokens, cols}, {v.data(), tokens, cols}, positions, slots)
-            .ok());
+    std::vector<int32_t> positions;
+    for (int32_t p = 0; p < tokens; ++p) positions.push_back(p);
+    for (const std::vector<void*>& slabs : layers) {
+      std::vector<float> k = Noise(tokens * cols), v = k;
+      std::vector<KvSlot> slots;
+      for (int32_t p = 0; p < tokens; ++p) slots.push_back({slabs[p / kBlock], p % kBlock});
+      SLIM_CHECK(
+          backend
+              .RopeAndStoreKv({k.data(), tokens, cols}, {v.data(), tokens, cols}, positions, slots)
+              .ok());
+    }
   }
   Buffer memory;
-  std::vector<void*> slabs;
+  std::vector<std::vector<void*>> layers;
   std::vector<int32_t> block_ids;
 };
 
-// The last `rows` tokens of a sequence of `tokens`.
-void BenchAttention(Bench& bench, int64_t tokens, int64_t rows) {
-  Cache cache(*bench.backend, tokens);
+// The last `rows` tokens of a sequence of `tokens`. One row reads far more than it computes: there
+// the calls go through the layers of a model in turn, so that nothing comes from the caches.
+void BenchAttention(Bench& bench, int64_t tokens, int64_t rows, bool by_layer = false) {
+  Cache cache(*bench.backend, tokens, rows == 1 ? 30 : 1, by_layer);
   const int64_t cols = Cache::kHeads * Cache::kDims;
   std::vector<float> q = Noise(rows * cols), out(rows * cols);
   std::vector<int32_t> positions;
@@ -150,11 +158,12 @@ void BenchAttention(Bench& bench, int64_t tokens, int64_t rows) {
     positions.push_back(static_cast<int32_t>(tokens - rows + r));
     visible += positions.back() + 1;
   }
-  AttentionSequence sequence;
-  sequence.num_rows = rows;
-  sequence.slabs = cache.slabs;
-  sequence.block_ids = cache.block_ids;
+  size_t layer = 0;
   const double seconds = MedianSeconds([&] {
+    AttentionSequence sequence;
+    sequence.num_rows = rows;
+    sequence.slabs = cache.layers[layer++ % cache.layers.size()];
+    sequence.block_ids = cache.block_ids;
     SLIM_CHECK(
         bench.backend
             ->Attention({q.data(), rows, cols}, positions, {sequence}, {out.data(), rows, cols})
@@ -166,20 +175,20 @@ void BenchAttention(Bench& bench, int64_t tokens, int64_t rows) {
   std::printf("attention rows %4ld of %5ld  %9.1f us  %7.1f GOP/s  %5.1f %% of peak", rows, tokens,
               seconds * 1e6, ops * 1e-9, Percent(ops, peak));
   if (rows == 1) {
-    std::printf("  %6.1f GB/s  %5.1f %% of read", read * 1e-9,
-                Percent(read, bench.peaks.read_bytes));
+    std::printf("  %6.1f GB/s  %5.1f %% of read, slabs by %s", read * 1e-9,
+                Percent(read, bench.peaks.read_bytes), by_layer ? "layer" : "block");
   }
   std::printf("\n");
 }
 
 // The smaller ops of one layer at `rows` rows, as microseconds.
 void BenchRest(Bench& bench, int64_t rows) {
-  Cache cache(*bench.backend, rows);
+  Cache cache(*bench.backend, rows, 1, false);
   std::vector<int32_t> positions;
   std::vector<KvSlot> slots;
   for (int32_t p = 0; p < rows; ++p) {
     positions.push_back(p);
-    slots.push_back({cache.slabs[p / Cache::kBlock], p % Cache::kBlock});
+    slots.push_back({cache.layers[0][p / Cache::kBlock], p % Cache::kBlock});
   }
   std::vector<float> q = Noise(rows * 576), k = Noise(rows * 192), v = k, wide = Noise(rows * 1536);
   std::vector<float> out(rows * 16);
@@ -208,11 +217,11 @@ void BenchRest(Bench& bench, int64_t rows) {
   BlockScoreArgs args;
   args.queries = {q.data(), window, 576};
   args.positions = absl::MakeConstSpan(positions).subspan(rows - window);
-  args.slabs = cache.slabs;
+  args.slabs = cache.layers[0];
   args.block_ids = cache.block_ids;
   args.num_tokens = rows;
   args.num_heads = Cache::kHeads;
-  std::vector<float> scores(cache.slabs.size());
+  std::vector<float> scores(cache.layers[0].size());
   const double score = MedianSeconds(
       [&] { SLIM_CHECK(bench.backend->ScoreBlocks(args, absl::MakeSpan(scores)).ok()); });
   std::printf("rest rows %4ld  block scores (window of 24) %.1f us\n", rows, score * 1e6);
@@ -280,7 +289,11 @@ int Main(int argc, char** argv) {
     for (const int64_t tokens : {512, 1024, 2048, 4096, 8192}) BenchAttention(bench, tokens, 512);
   }
   if (wanted("decode")) {
-    for (const int64_t tokens : {128, 1024, 2048, 8192}) BenchAttention(bench, tokens, 1);
+    for (const bool by_layer : {false, true}) {
+      for (const int64_t tokens : {128, 1024, 2048, 8192}) {
+        BenchAttention(bench, tokens, 1, by_layer);
+      }
+    }
   }
   if (wanted("rest")) {
     for (const int64_t rows : {1, 512, 4096}) BenchRest(bench, rows);

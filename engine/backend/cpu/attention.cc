@@ -43,7 +43,7 @@ constexpr int64_t Align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 struct TileScratch {
   static int64_t Bytes(int queries, int head_dim) {
     return 3 * Align64(int64_t{4} * queries * head_dim) + 6 * Align64(int64_t{4} * queries) +
-           2 * Align64(int64_t{4} * kAttentionQueryBlock * kSpanTokens);
+           2 * Align64(int64_t{4} * queries * kSpanTokens);
   }
   TileScratch(uint8_t* base, int queries, int head_dim) {
     const auto take = [&base](int64_t bytes) {
@@ -59,8 +59,8 @@ struct TileScratch {
     }
     total = reinterpret_cast<int32_t*>(take(int64_t{4} * queries));
     visible = reinterpret_cast<int32_t*>(take(int64_t{4} * queries));
-    scores = reinterpret_cast<float*>(take(int64_t{4} * kAttentionQueryBlock * kSpanTokens));
-    weights = take(int64_t{4} * kAttentionQueryBlock * kSpanTokens);
+    scores = reinterpret_cast<float*>(take(int64_t{4} * queries * kSpanTokens));
+    weights = take(int64_t{4} * queries * kSpanTokens);
   }
   void* packed;
   Partial state, span;
@@ -82,19 +82,30 @@ int64_t VisibleTokens(const AttentionSequence& sequence, int block_tokens, int32
 
 int SpanCount(int64_t tokens) { return static_cast<int>((tokens + kSpanTokens - 1) / kSpanTokens); }
 
+int Queries(const Call& call, const AttentionTask& task) {
+  return task.rows * call.group * task.num_kv_heads;
+}
+
+// Element offset, in q and out, of the heads of `kv_head` of one row.
+int64_t HeadsOffset(const Call& call, int64_t row, int kv_head) {
+  return row * call.q.cols + int64_t{kv_head} * call.group * call.context->shape.layout.head_dim;
+}
+
 void PackTile(const Call& call, const AttentionTask& task, TileScratch& scratch) {
   const CpuModelShape& shape = call.context->shape;
-  const int dims = shape.layout.head_dim;
   const AttentionSequence& sequence = call.sequences[task.sequence];
+  const int64_t elements = int64_t{call.group} * shape.layout.head_dim;
   auto* packed = static_cast<uint8_t*>(scratch.packed);
-  const int64_t row_elements = int64_t{call.group} * dims;
-  for (int r = 0; r < task.rows; ++r) {
-    const int64_t row = task.row + r;
-    const float* q = call.q.f32() + row * call.q.cols + task.kv_head * row_elements;
-    call.context->kernels->pack_queries(q, row_elements, call.scale, packed);
-    packed += row_elements * call.context->kernels->packed_query_bytes;
-    const int64_t tokens = VisibleTokens(sequence, shape.layout.block_tokens, call.positions[row]);
-    std::fill_n(scratch.total + r * call.group, call.group, static_cast<int32_t>(tokens));
+  int32_t* total = scratch.total;
+  for (int64_t row = task.row; row < task.row + task.rows; ++row) {
+    const auto tokens = static_cast<int32_t>(
+        VisibleTokens(sequence, shape.layout.block_tokens, call.positions[row]));
+    for (int h = task.kv_head; h < task.kv_head + task.num_kv_heads; ++h) {
+      call.context->kernels->pack_queries(call.q.f32() + HeadsOffset(call, row, h), elements,
+                                          call.scale, packed);
+      packed += elements * call.context->kernels->packed_query_bytes;
+      total = std::fill_n(total, call.group, tokens);
+    }
   }
 }
 
@@ -102,7 +113,8 @@ void RunSpan(const Call& call, const AttentionTask& task, int span, TileScratch&
              const Partial& result) {
   const KvLayout& layout = call.context->shape.layout;
   AttentionSpanArgs args;
-  args.num_queries = task.rows * call.group;
+  args.num_queries = Queries(call, task);
+  args.num_kv_heads = task.num_kv_heads;
   for (int i = 0; i < args.num_queries; ++i) {
     scratch.visible[i] = std::clamp(scratch.total[i] - span * kSpanTokens, 0, kSpanTokens);
   }
@@ -120,6 +132,7 @@ void RunSpan(const Call& call, const AttentionTask& task, int span, TileScratch&
   args.max = result.max;
   args.sum = result.sum;
   args.out = result.out;
+  if (task.num_kv_heads > 1) return call.context->kernels->attention_span_all_heads(args);
   call.context->kernels->attention_span(args);
 }
 
@@ -131,26 +144,44 @@ void ResetState(const Partial& state, int queries, int head_dim) {
 
 void Merge(const Call& call, const AttentionTask& task, const Partial& state,
            const Partial& later) {
-  const int queries = task.rows * call.group, dims = call.context->shape.layout.head_dim;
+  const int queries = Queries(call, task), dims = call.context->shape.layout.head_dim;
   call.context->kernels->attention_merge({queries, dims, state.max, state.sum, state.out},
                                          {queries, dims, later.max, later.sum, later.out});
 }
 
 void WriteOutput(const Call& call, const AttentionTask& task, const Partial& state) {
   const int dims = call.context->shape.layout.head_dim;
-  for (int i = 0; i < task.rows * call.group; ++i) {
-    const int64_t row = task.row + i / call.group;
-    const int head = task.kv_head * call.group + i % call.group;
-    call.context->kernels->attention_finish(
-        state.out + int64_t{i} * dims, state.sum[i], dims,
-        call.out.f32() + row * call.out.cols + int64_t{head} * dims);
+  const float* from = state.out;
+  const float* sum = state.sum;
+  for (int64_t row = task.row; row < task.row + task.rows; ++row) {
+    for (int h = task.kv_head; h < task.kv_head + task.num_kv_heads; ++h) {
+      float* to = call.out.f32() + HeadsOffset(call, row, h);
+      for (int i = 0; i < call.group; ++i, from += dims, to += dims) {
+        call.context->kernels->attention_finish(from, *sum++, dims, to);
+      }
+    }
   }
+}
+
+// Whether single rows (decode) make tasks enough, counted in spans, to keep the threads busy with
+// all heads of a row in one task.
+bool RowsAreTasksEnough(const Call& call) {
+  int64_t tasks = 0;
+  for (const AttentionSequence& sequence : call.sequences) {
+    if (sequence.num_rows == 1) {
+      tasks += SpanCount(static_cast<int64_t>(sequence.block_ids.size()) *
+                         call.context->shape.layout.block_tokens);
+    }
+  }
+  const int threads = call.context->pool->num_threads();
+  return threads == 1 || tasks >= int64_t{2} * threads;
 }
 
 // Query tiles of all sequences, the costly ones first.
 void MakeTiles(const Call& call, std::vector<AttentionTask>& tiles) {
   const KvLayout& layout = call.context->shape.layout;
   const int tile_rows = std::max(1, kTileQueries / call.group);
+  const bool all_heads = RowsAreTasksEnough(call);
   tiles.clear();
   for (size_t s = 0; s < call.sequences.size(); ++s) {
     const AttentionSequence& sequence = call.sequences[s];
@@ -163,13 +194,15 @@ void MakeTiles(const Call& call, std::vector<AttentionTask>& tiles) {
       tile.visible_tokens =
           VisibleTokens(sequence, layout.block_tokens, call.positions[tile.row + tile.rows - 1]);
       tile.num_spans = SpanCount(tile.visible_tokens);
-      for (tile.kv_head = 0; tile.kv_head < layout.num_kv_heads; ++tile.kv_head) {
+      if (all_heads && tile.rows == 1) tile.num_kv_heads = layout.num_kv_heads;
+      for (tile.kv_head = 0; tile.kv_head < layout.num_kv_heads;
+           tile.kv_head += tile.num_kv_heads) {
         tiles.push_back(tile);
       }
     }
   }
   std::sort(tiles.begin(), tiles.end(), [](const AttentionTask& a, const AttentionTask& b) {
-    return a.visible_tokens * a.rows > b.visible_tokens * b.rows;
+    return a.visible_tokens * a.rows * a.num_kv_heads > b.visible_tokens * b.rows * b.num_kv_heads;
   });
 }
 
@@ -182,7 +215,7 @@ bool SplitTiles(const Call& call, std::vector<AttentionTask>& tiles,
   int64_t queries = 0;
   bool several = false;
   for (const AttentionTask& tile : tiles) {
-    queries += int64_t{tile.num_spans} * tile.rows * call.group;
+    queries += int64_t{tile.num_spans} * Queries(call, tile);
     several |= tile.num_spans > 1;
   }
   const int64_t bytes = queries * (call.context->shape.layout.head_dim + 2) * 4;
@@ -198,7 +231,7 @@ bool SplitTiles(const Call& call, std::vector<AttentionTask>& tiles,
       task.num_spans = 1;
       task.partial = queries;
       tasks.push_back(task);
-      queries += int64_t{tile.rows} * call.group;
+      queries += Queries(call, tile);
     }
   }
   return true;
@@ -207,7 +240,7 @@ bool SplitTiles(const Call& call, std::vector<AttentionTask>& tiles,
 // Whole tiles: all spans one after the other, then the output.
 void RunTile(const Call& call, const AttentionTask& tile, TileScratch& scratch) {
   PackTile(call, tile, scratch);
-  ResetState(scratch.state, tile.rows * call.group, call.context->shape.layout.head_dim);
+  ResetState(scratch.state, Queries(call, tile), call.context->shape.layout.head_dim);
   for (int span = 0; span < tile.num_spans; ++span) {
     RunSpan(call, tile, span, scratch, scratch.span);
     Merge(call, tile, scratch.state, scratch.span);
@@ -234,7 +267,7 @@ absl::Status CpuAttention(CpuContext& context, TensorView q, absl::Span<const in
 
   MakeTiles(call, context.attention_tiles);
   if (context.attention_tiles.empty()) return absl::OkStatus();
-  const int queries = std::max(kTileQueries, call.group);
+  const int queries = std::max(kTileQueries, context.shape.num_heads);
   const int64_t scratch_bytes = TileScratch::Bytes(queries, dims);
   SLIM_ASSIGN_OR_RETURN(
       uint8_t* const scratch_base,
@@ -269,7 +302,7 @@ absl::Status CpuAttention(CpuContext& context, TensorView q, absl::Span<const in
   context.pool->ParallelFor(tiles.size(), 1, [&](int64_t begin, int64_t end, int thread) {
     TileScratch scratch = scratch_of(thread);
     for (int64_t i = begin; i < end; ++i) {
-      const int tile_queries = tiles[i].rows * call.group;
+      const int tile_queries = Queries(call, tiles[i]);
       ResetState(scratch.state, tile_queries, dims);
       for (int span = 0; span < tiles[i].num_spans; ++span) {
         Merge(call, tiles[i], scratch.state, partial_at(tiles[i].partial + span * tile_queries));

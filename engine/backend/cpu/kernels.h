@@ -78,12 +78,15 @@ struct AttentionSpanArgs {
   const void* queries = nullptr;            // packed by pack_queries, [num_queries, head_dim]
   const int32_t* visible_tokens = nullptr;  // per query: the first so many tokens of the span
   const void* const* slabs = nullptr;       // pages of the span
-  int64_t key_offset_bytes = 0;             // of the kv head within a slab
+  int num_kv_heads = 1;                     // attention_span_all_heads only
+  int64_t key_offset_bytes = 0;             // of the (first) kv head within a slab
   int64_t value_offset_bytes = 0;
   int block_tokens = 0;
   int head_dim = 0;
   int span_tokens = 0;      // tokens of a whole span, the stride of the scratch rows
-  float* scores = nullptr;  // scratch [kAttentionQueryBlock, span_tokens]
+  int64_t ahead_bytes = 0;  // set by attention_span_all_heads: what to prefetch, from what is read
+  bool add_values = false;  // continue the sums in `out`
+  float* scores = nullptr;  // scratch [kAttentionQueryBlock or num_queries, span_tokens]
   void* weights = nullptr;  // scratch [kAttentionQueryBlock, span_tokens] of 4 bytes
   float* max = nullptr;     // results, [num_queries]; -infinity where nothing is visible
   float* sum = nullptr;     // [num_queries]
@@ -112,6 +115,8 @@ struct KernelTable {
   // q [heads, head_dim] of one row times `scale`, as the span kernel wants it.
   void (*pack_queries)(const float* q, int64_t elements, float scale, void* packed) = nullptr;
   void (*attention_span)(const AttentionSpanArgs& args) = nullptr;
+  // One row: the queries of kv head 0, 1, ...; scratch for all queries at once.
+  void (*attention_span_all_heads)(const AttentionSpanArgs& args) = nullptr;
   // Folds `later` into `state`; queries of `later` that saw nothing change nothing.
   void (*attention_merge)(const AttentionState& state, const AttentionState& later) = nullptr;
   // head_dim values of a query divided by its sum.

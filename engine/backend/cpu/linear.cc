@@ -17,6 +17,7 @@ constexpr int64_t kThinRows = 16;
 // Rows of a wide part: their quantised inputs stay in the second-level cache while the panels of
 // the weight pass by.
 constexpr int64_t kPartRows = 128;
+constexpr int64_t kTransformElements = 8192;
 constexpr int64_t kPanelOutputs = kMaxPanelTiles * kTileOutputs;
 
 struct Part {
@@ -98,7 +99,9 @@ absl::StatusOr<Activations> PrepareInput(CpuContext& context, const LinearInput&
   SLIM_ASSIGN_OR_RETURN(
       float* const thread_rows,
       context.transformed_threads.Get<float>(context.pool->num_threads() * 2 * padded_cols));
-  context.pool->ParallelFor(rows, 4, [&](int64_t begin, int64_t end, int thread) {
+  // A few rows are done sooner than another thread could join in.
+  const int64_t grain = std::max<int64_t>(1, kTransformElements / cols);
+  context.pool->ParallelFor(rows, grain, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t r = begin; r < end; ++r) {
       const float* row = input.x.f32() + r * cols;
       if (transform) {

@@ -44,10 +44,12 @@ struct CpuModelShape {
   Buffer rope;  // float32 [max_positions, rotary_dims / 2, 2]: cosine, sine
 };
 
-// One query tile of an attention call: consecutive rows of one sequence, one kv head.
+// One query tile of an attention call: consecutive rows of one sequence and one kv head, or one row
+// and all kv heads.
 struct AttentionTask {
   int sequence = 0;
   int kv_head = 0;
+  int num_kv_heads = 1;
   int64_t row = 0;
   int rows = 0;
   int first_span = 0;
