@@ -108,8 +108,9 @@ absl::StatusOr<Values> ReadConfigFile(const std::string& path) {
           absl::StrCat("--config ", path, ": unknown key ", item.fullname()));
     }
     if (item.inputs.size() != 1) {
-      return absl::InvalidArgumentError(absl::StrCat("--config ", path, ": key ", item.name, " has ",
-                                                     item.inputs.size(), " values, allowed: 1"));
+      return absl::InvalidArgumentError(absl::StrCat("--config ", path, ": key ", item.name,
+                                                     " has ", item.inputs.size(),
+                                                     " values, allowed: 1"));
     }
     if (!values.emplace(item.name, item.inputs[0]).second) {
       return absl::InvalidArgumentError(
@@ -144,7 +145,8 @@ absl::Status ApplyEnvironment(const EnvironmentLookup& environment, ServerConfig
 
 absl::Status ValidateSizes(const ServerConfig& c) {
   SLIM_RETURN_IF_ERROR(CheckRange("threads", c.threads, 0, 1024));
-  SLIM_RETURN_IF_ERROR(CheckRange<int64_t>("kv_device_bytes", c.kv_device_bytes, 0, int64_t{1} << 46));
+  SLIM_RETURN_IF_ERROR(
+      CheckRange<int64_t>("kv_device_bytes", c.kv_device_bytes, 0, int64_t{1} << 46));
   SLIM_RETURN_IF_ERROR(CheckRange<int64_t>("kv_host_bytes", c.kv_host_bytes, 0, int64_t{1} << 46));
   SLIM_RETURN_IF_ERROR(
       CheckRange<int64_t>("prefix_cache_bytes", c.prefix_cache_bytes, 0, int64_t{1} << 46));
@@ -193,14 +195,15 @@ absl::Status ValidateNetwork(const ServerConfig& c) {
     return absl::InvalidArgumentError("--tls_client_ca needs --tls_cert and --tls_key");
   }
   if (listen->is_wildcard() && !c.tls() && !c.insecure_wildcard) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--listen ", c.listen, " without TLS is open to the whole network: give --tls_cert and "
-        "--tls_key, a loopback address, or --insecure_wildcard"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--listen ", c.listen,
+                     " without TLS is open to the whole network: give --tls_cert and "
+                     "--tls_key, a loopback address, or --insecure_wildcard"));
   }
   if (!c.auth_tokens_file.empty() && !c.tls() && !listen->is_loopback()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--auth_tokens_file on ", c.listen,
-        " without TLS would send tokens in the clear: give --tls_cert and --tls_key"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--auth_tokens_file on ", c.listen,
+                     " without TLS would send tokens in the clear: give --tls_cert and --tls_key"));
   }
   if (c.reflection == ReflectionMode::kOn && !c.auth_tokens_file.empty()) {
     return absl::InvalidArgumentError(

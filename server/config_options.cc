@@ -22,18 +22,18 @@ ConfigOption Text(std::string name, std::string ServerConfig::*field, std::strin
 }
 
 ConfigOption Integer(std::string name, int ServerConfig::*field, std::string help) {
-  return {std::move(name), std::move(help), /*is_switch=*/false,
-          [field](absl::string_view text, ServerConfig* config) -> absl::Status {
-            SLIM_ASSIGN_OR_RETURN(const int64_t value, ParseIntegerText(text));
-            if (value < std::numeric_limits<int>::min() ||
-                value > std::numeric_limits<int>::max()) {
-              return absl::InvalidArgumentError(
-                  absl::StrCat("\"", text, "\" does not fit a 32-bit integer"));
-            }
-            config->*field = static_cast<int>(value);
-            return absl::OkStatus();
-          },
-          [field](const ServerConfig& config) { return absl::StrCat(config.*field); }};
+  return {
+      std::move(name), std::move(help), /*is_switch=*/false,
+      [field](absl::string_view text, ServerConfig* config) -> absl::Status {
+        SLIM_ASSIGN_OR_RETURN(const int64_t value, ParseIntegerText(text));
+        if (value < std::numeric_limits<int>::min() || value > std::numeric_limits<int>::max()) {
+          return absl::InvalidArgumentError(
+              absl::StrCat("\"", text, "\" does not fit a 32-bit integer"));
+        }
+        config->*field = static_cast<int>(value);
+        return absl::OkStatus();
+      },
+      [field](const ServerConfig& config) { return absl::StrCat(config.*field); }};
 }
 
 ConfigOption LongInteger(std::string name, int64_t ServerConfig::*field, std::string help) {
@@ -103,7 +103,9 @@ ConfigOption Choice(std::string name, E ServerConfig::*field, EnumWords<E> words
 
 ConfigOption Pruning() {
   return {"pruning",
-          "what a request that says nothing gets: off, profile, paper or ratio:R",
+          "what a request that says nothing gets: auto (the model's profile, if any), off, "
+          "profile, paper "
+          "or ratio:R",
           /*is_switch=*/false,
           [](absl::string_view text, ServerConfig* config) -> absl::Status {
             SLIM_ASSIGN_OR_RETURN(config->pruning, ParsePruningDefault(text));
@@ -113,8 +115,7 @@ ConfigOption Pruning() {
 }
 
 ConfigOption HttpListen() {
-  return {"http_listen",
-          "address of /metrics, /healthz and /readyz; \"off\": none",
+  return {"http_listen", "address of /metrics, /healthz and /readyz; \"off\": none",
           /*is_switch=*/false,
           [](absl::string_view text, ServerConfig* config) {
             config->http_listen = text == "off" ? "" : std::string(text);
@@ -130,17 +131,18 @@ std::vector<ConfigOption> ModelOptions() {
   return {
       Text("model", &C::model, "GGUF file, or a directory in Hugging Face layout (required)"),
       Text("model_name", &C::model_name, "name that requests and metrics use; default: the file's"),
-      Choice<BackendKind>("backend", &C::backend,
-                          {{"auto", BackendKind::kAuto},
-                           {"cpu", BackendKind::kCpu},
-                           {"cuda", BackendKind::kCuda}},
-                          "auto, cpu or cuda"),
+      Choice<BackendKind>(
+          "backend", &C::backend,
+          {{"auto", BackendKind::kAuto}, {"cpu", BackendKind::kCpu}, {"cuda", BackendKind::kCuda}},
+          "auto, cpu or cuda"),
       Integer("threads", &C::threads, "compute threads; 0: what cpuset and cgroup allow"),
       Choice<KvTier>("kv_tier", &C::kv_tier,
                      {{"unified", KvTier::kUnified}, {"discrete", KvTier::kDiscrete}},
                      "unified (one memory) or discrete (host pool and device arena)"),
-      Bytes("kv_device_bytes", &C::kv_device_bytes, "KV cache or device arena; 0: from free memory"),
-      Bytes("kv_host_bytes", &C::kv_host_bytes, "host pool of the discrete tier; 0: from free memory"),
+      Bytes("kv_device_bytes", &C::kv_device_bytes,
+            "KV cache or device arena; 0: from free memory"),
+      Bytes("kv_host_bytes", &C::kv_host_bytes,
+            "host pool of the discrete tier; 0: from free memory"),
       Integer("block_tokens", &C::block_tokens, "tokens per KV block: 32 or 64; 0: the profile's"),
       Pruning(),
       Text("profile", &C::profile, "file with the model's pruning profile"),
@@ -158,7 +160,8 @@ std::vector<ConfigOption> ServingOptions() {
       HttpListen(),
       Text("port_file", &C::port_file, "file that receives the chosen addresses, for scripts"),
       Integer("max_running", &C::max_running, "sequences in prefill or decode at a time"),
-      Integer("max_queued_requests", &C::max_queued_requests, "requests that wait; more are refused"),
+      Integer("max_queued_requests", &C::max_queued_requests,
+              "requests that wait; more are refused"),
       LongInteger("max_queued_tokens", &C::max_queued_tokens, "prompt tokens that wait"),
       Duration("max_queue_wait", &C::max_queue_wait, "longest wait in the queue"),
       Duration("drain_timeout", &C::drain_timeout, "time for running requests at shutdown"),
@@ -177,8 +180,7 @@ std::vector<ConfigOption> ServingOptions() {
                               {"on", ReflectionMode::kOn},
                               {"off", ReflectionMode::kOff}},
                              "server reflection; auto: on loopback without tokens only"),
-      Switch("insecure_wildcard", &C::insecure_wildcard,
-             "allow a wildcard address without TLS"),
+      Switch("insecure_wildcard", &C::insecure_wildcard, "allow a wildcard address without TLS"),
       Text("tls_cert", &C::tls_cert, "PEM certificate chain; with --tls_key: TLS"),
       Text("tls_key", &C::tls_key, "PEM private key"),
       Text("tls_client_ca", &C::tls_client_ca, "PEM authority that client certificates must have"),

@@ -18,9 +18,15 @@ struct ByteUnit {
 };
 // Longest suffix first, so that "GiB" is not read as "B".
 constexpr ByteUnit kByteUnits[] = {
-    {"TiB", int64_t{1} << 40}, {"GiB", int64_t{1} << 30}, {"MiB", int64_t{1} << 20},
-    {"KiB", int64_t{1} << 10}, {"TB", 1000000000000},     {"GB", 1000000000},
-    {"MB", 1000000},           {"kB", 1000},              {"B", 1},
+    {"TiB", int64_t{1} << 40},
+    {"GiB", int64_t{1} << 30},
+    {"MiB", int64_t{1} << 20},
+    {"KiB", int64_t{1} << 10},
+    {"TB", 1000000000000},
+    {"GB", 1000000000},
+    {"MB", 1000000},
+    {"kB", 1000},
+    {"B", 1},
 };
 
 }  // namespace
@@ -95,9 +101,8 @@ std::string ListenAddress::text() const {
 }
 
 absl::StatusOr<ListenAddress> ParseListenAddress(absl::string_view text) {
-  const absl::Status error = absl::InvalidArgumentError(
-      absl::StrCat("\"", text,
-                   "\" is not an address such as 127.0.0.1:50051, [::1]:50051 or unix:/path"));
+  const absl::Status error = absl::InvalidArgumentError(absl::StrCat(
+      "\"", text, "\" is not an address such as 127.0.0.1:50051, [::1]:50051 or unix:/path"));
   ListenAddress address;
   absl::string_view rest = text;
   if (absl::ConsumePrefix(&rest, "unix:")) {

@@ -12,7 +12,7 @@
 namespace slim {
 
 absl::StatusOr<std::string> ReadFileText(const std::string& path, size_t max_bytes) {
-  struct stat info{};
+  struct stat info {};
   if (stat(path.c_str(), &info) != 0) {
     return absl::NotFoundError(absl::StrCat(path, ": ", std::strerror(errno)));
   }

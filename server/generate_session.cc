@@ -36,8 +36,8 @@ void GenerateSession::Start(sliminfer::v1::GenerateRequest request, std::string 
     return End(ErrorWithReason(absl::StatusCode::kDeadlineExceeded, reason::kDeadline,
                                "the deadline had passed when the request arrived"));
   }
-  const absl::Status valid = Guarded(
-      "Generate", [this] { return ValidateGenerateRequest(request_, deps_.validation); });
+  const absl::Status valid =
+      Guarded("Generate", [this] { return ValidateGenerateRequest(request_, deps_.validation); });
   if (!valid.ok()) {
     deps_.metrics->OnRejected(ReasonOf(valid));
     return End(valid);

@@ -65,7 +65,7 @@ class GenerateSession : public std::enable_shared_from_this<GenerateSession> {
  private:
   void Prepare();
   absl::Status PrepareAndSubmit();
-  void Kick();  // from the worker: Pump on a delivery thread
+  void Kick();        // from the worker: Pump on a delivery thread
   void Pump();        // moves what can be moved, unless another thread does so already
   void MoveEvents();  // by the one who set moving_
   bool broken();

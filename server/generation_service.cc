@@ -143,9 +143,8 @@ class TokenizeReactor final : public grpc::ServerUnaryReactor {
   void Run() {
     EndWith(Guarded(kTokenize, [this]() -> absl::Status {
       v1::TokenizeResponse response;
-      const absl::optional<bool> add_bos = request_.has_add_bos()
-                                               ? absl::optional<bool>(request_.add_bos())
-                                               : absl::nullopt;
+      const absl::optional<bool> add_bos =
+          request_.has_add_bos() ? absl::optional<bool>(request_.add_bos()) : absl::nullopt;
       SLIM_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
                             codec_.Encode(request_.text(), add_bos));
       for (const int32_t id : tokens) {
@@ -194,8 +193,9 @@ absl::Status RunDetokenize(const v1::DetokenizeRequest& request, const GenerateD
 }
 
 using RawInference = v1::Inference::WithRawCallbackMethod_Generate<
-    v1::Inference::WithRawCallbackMethod_GenerateUnary<v1::Inference::WithRawCallbackMethod_Tokenize<
-        v1::Inference::WithRawCallbackMethod_Detokenize<v1::Inference::Service>>>>;
+    v1::Inference::WithRawCallbackMethod_GenerateUnary<
+        v1::Inference::WithRawCallbackMethod_Tokenize<
+            v1::Inference::WithRawCallbackMethod_Detokenize<v1::Inference::Service>>>>;
 
 class GenerationService final : public RawInference {
  public:

@@ -66,9 +66,8 @@ class CivetEndpoint final : public HttpEndpoint {
     context_ = mg_start(&callbacks, this, options);
     if (context_ == nullptr) {
       absl::MutexLock lock(&mutex_);
-      return absl::UnavailableError(
-          absl::StrCat("--http_listen ", ports, ": ", messages_.empty() ? "cannot listen"
-                                                                            : messages_));
+      return absl::UnavailableError(absl::StrCat("--http_listen ", ports, ": ",
+                                                 messages_.empty() ? "cannot listen" : messages_));
     }
     started_ = true;
     mg_set_request_handler(context_, "/metrics$", &CivetEndpoint::OnMetrics, this);
@@ -122,10 +121,9 @@ class CivetEndpoint final : public HttpEndpoint {
 
   static void Send(mg_connection* connection, absl::string_view status, absl::string_view type,
                    const std::string& body) {
-    const std::string head =
-        absl::StrCat("HTTP/1.1 ", status, "\r\nContent-Type: ", type,
-                     "\r\nContent-Length: ", body.size(),
-                     "\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n");
+    const std::string head = absl::StrCat(
+        "HTTP/1.1 ", status, "\r\nContent-Type: ", type, "\r\nContent-Length: ", body.size(),
+        "\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n");
     mg_write(connection, head.data(), head.size());
     if (absl::string_view(mg_get_request_info(connection)->request_method) != "HEAD") {
       mg_write(connection, body.data(), body.size());

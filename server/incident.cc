@@ -20,10 +20,10 @@ absl::Status ReportIncident(absl::string_view where, absl::string_view details) 
 }
 
 absl::Status PublicStatus(absl::string_view where, const absl::Status& status) {
-  const bool unexplained = status.code() == absl::StatusCode::kUnknown ||
-                           (status.code() == absl::StatusCode::kInternal &&
-                            ReasonOf(status) == reason::kBug &&
-                            !absl::StartsWith(status.message(), "internal error, incident "));
+  const bool unexplained =
+      status.code() == absl::StatusCode::kUnknown ||
+      (status.code() == absl::StatusCode::kInternal && ReasonOf(status) == reason::kBug &&
+       !absl::StartsWith(status.message(), "internal error, incident "));
   return unexplained ? ReportIncident(where, status.ToString()) : status;
 }
 

@@ -59,6 +59,7 @@ struct Server {
   absl::optional<PruneProfile> profile;
   ServerFacts facts;
   std::unique_ptr<const TokenStore> tokens;
+  absl::optional<TlsMaterial> tls;
   std::unique_ptr<Metrics> metrics;
   std::unique_ptr<PromptCodec> codec;
   std::unique_ptr<Worker> worker;
@@ -116,9 +117,9 @@ absl::Status CreateWorker(const ServerConfig& config, StopSignal* stop, Server* 
   engine_options.kv_tier = config.kv_tier;
   engine_options.kv_device_bytes = server->facts.kv_device_bytes;
   engine_options.kv_host_bytes = server->facts.kv_host_bytes;
-  SLIM_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                        Engine::Create(engine_options, std::move(source), std::move(backend),
-                                       &server->clock));
+  SLIM_ASSIGN_OR_RETURN(
+      std::unique_ptr<Engine> engine,
+      Engine::Create(engine_options, std::move(source), std::move(backend), &server->clock));
   Worker::Options worker_options;
   worker_options.scheduler.max_running = config.max_running;
   worker_options.scheduler.max_queued_requests = config.max_queued_requests;
@@ -133,10 +134,9 @@ absl::Status CreateWorker(const ServerConfig& config, StopSignal* stop, Server* 
     Log(LogLevel::kError, "backend_failed", {{"status", status.ToString()}});
     stop->Request("backend failed");
   };
-  SLIM_ASSIGN_OR_RETURN(server->worker,
-                        Worker::Create(std::move(worker_options), std::move(engine),
-                                       server->tokenizer.get(), &server->clock,
-                                       server->metrics.get()));
+  SLIM_ASSIGN_OR_RETURN(server->worker, Worker::Create(std::move(worker_options), std::move(engine),
+                                                       server->tokenizer.get(), &server->clock,
+                                                       server->metrics.get()));
   server->metrics->SetStatsSource([worker = server->worker.get()] { return worker->stats(); });
   Log(LogLevel::kInfo, "model_loaded",
       {{"path", config.model}, {"seconds", absl::ToDoubleSeconds(server->clock.Now() - begin)}});
@@ -166,25 +166,22 @@ void CreateServices(const ServerConfig& config, Server* server) {
   validation.bos_token_id = server->facts.bos_token_id.value_or(0);
   const RpcGate gate(server->tokens.get(), server->metrics.get());
   server->generation = CreateGenerationService(generate, gate);
-  server->control = CreateControlService(
-      {server->worker.get(), &server->clock, server->facts, validation}, gate);
+  server->control =
+      CreateControlService({server->worker.get(), &server->clock, server->facts, validation}, gate);
 }
 
 absl::Status StartListening(const ServerConfig& config, StopSignal* stop, Server* server) {
   GrpcServer::Options options;
   options.listen = config.listen;
-  if (config.tls()) {
-    SLIM_ASSIGN_OR_RETURN(options.tls, LoadTlsMaterial(config.tls_cert, config.tls_key,
-                                                       config.tls_client_ca));
-  }
+  options.tls = server->tls;
   options.reflection = config.reflection_enabled();
   options.max_message_bytes = config.max_message_bytes;
   options.max_metadata_bytes = config.max_metadata_bytes;
   options.max_streams_per_connection = config.max_streams_per_connection;
   options.max_connection_age_grace = config.max_request_time;
   options.health_names = {"sliminfer.v1.Inference", "sliminfer.v1.Control"};
-  SLIM_ASSIGN_OR_RETURN(server->grpc, GrpcServer::Start(options, {server->generation.get(),
-                                                                  server->control.get()}));
+  SLIM_ASSIGN_OR_RETURN(
+      server->grpc, GrpcServer::Start(options, {server->generation.get(), server->control.get()}));
   const auto is_serving = [worker = server->worker.get()] {
     const WorkerStats stats = worker->stats();
     return stats.accepting && stats.healthy;
@@ -251,6 +248,10 @@ absl::Status Serve(const ServerConfig& config, StopSignal* stop) {
   Server server;
   if (!config.auth_tokens_file.empty()) {
     SLIM_ASSIGN_OR_RETURN(server.tokens, TokenStore::Load(config.auth_tokens_file));
+  }
+  if (config.tls()) {
+    SLIM_ASSIGN_OR_RETURN(server.tls,
+                          LoadTlsMaterial(config.tls_cert, config.tls_key, config.tls_client_ca));
   }
   SLIM_RETURN_IF_ERROR(CreateWorker(config, stop, &server));
   CreateServices(config, &server);

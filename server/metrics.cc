@@ -28,9 +28,9 @@ using CounterFamily = prometheus::Family<prometheus::Counter>;
 using HistogramFamily = prometheus::Family<prometheus::Histogram>;
 
 const Buckets& LatencyBuckets() {
-  static const Buckets& buckets = *new Buckets{
-      0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,  0.25,  0.5,   0.75, 1.0,
-      2.5,   5.0,   7.5,  10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0};
+  static const Buckets& buckets =
+      *new Buckets{0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,   0.25,  0.5,   0.75,   1.0,
+                   2.5,   5.0,   7.5,  10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0};
   return buckets;
 }
 const Buckets& GapBuckets() {
@@ -40,13 +40,13 @@ const Buckets& GapBuckets() {
   return buckets;
 }
 const Buckets& ShortBuckets() {
-  static const Buckets& buckets = *new Buckets{1e-5, 5e-5, 1e-4, 5e-4, 0.001, 0.005, 0.01,
-                                               0.025, 0.05, 0.1, 0.25, 0.5,   1.0,   2.5};
+  static const Buckets& buckets = *new Buckets{1e-5,  5e-5, 1e-4, 5e-4, 0.001, 0.005, 0.01,
+                                               0.025, 0.05, 0.1,  0.25, 0.5,   1.0,   2.5};
   return buckets;
 }
 const Buckets& TokenBuckets() {
   static const Buckets& buckets =
-      *new Buckets{1,    2,    5,     10,    20,    50,    100,   200,   500,   1000,
+      *new Buckets{1,    2,    5,    10,    20,    50,    100,    200,    500,    1000,
                    2000, 4000, 8000, 16000, 32000, 64000, 128000, 256000, 512000, 1024000};
   return buckets;
 }
@@ -114,11 +114,10 @@ void AddTier(const std::string& tier, const KvTierStats& stats, ScrapePage* page
   const double total = static_cast<double>(stats.total_slabs);
   page->Gauge("kv_cache_usage_ratio", "Share of the KV cache that live requests occupy, 0 to 1.",
               {{"tier", tier}}, total > 0 ? static_cast<double>(stats.used_slabs) / total : 0);
-  const std::pair<const char*, int64_t> states[] = {
-      {"used", stats.used_slabs},
-      {"free", stats.free_slabs},
-      {"cached", stats.cached_slabs},
-      {"in_flight", stats.held_by_transfer_slabs}};
+  const std::pair<const char*, int64_t> states[] = {{"used", stats.used_slabs},
+                                                    {"free", stats.free_slabs},
+                                                    {"cached", stats.cached_slabs},
+                                                    {"in_flight", stats.held_by_transfer_slabs}};
   for (const auto& [state, count] : states) {
     page->Gauge("kv_cache_blocks", "Slabs (one layer of one block) of the KV cache by state.",
                 {{"tier", tier}, {"state", state}}, static_cast<double>(count));
@@ -144,11 +143,12 @@ void AddKvCounters(const EngineStats& engine, ScrapePage* page) {
                                                       {"dropped", kv.prefetch_dropped},
                                                       {"wasted", kv.prefetch_wasted}};
   for (const auto& [outcome, count] : outcomes) {
-    page->Counter("kv_prefetch_blocks_total", "Slabs prefetched to the device, by what became of them.",
-                  {{"outcome", outcome}}, static_cast<double>(count));
+    page->Counter("kv_prefetch_blocks_total",
+                  "Slabs prefetched to the device, by what became of them.", {{"outcome", outcome}},
+                  static_cast<double>(count));
   }
-  page->Counter("kv_late_completions_total", "Completions of transfers that were already closed.", {},
-                static_cast<double>(kv.late_completions));
+  page->Counter("kv_late_completions_total", "Completions of transfers that were already closed.",
+                {}, static_cast<double>(kv.late_completions));
   page->Counter("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", {},
                 static_cast<double>(engine.prefix_cache_query_tokens));
   page->Counter("prefix_cache_hits_total", "Prompt tokens taken from the prefix cache.", {},
@@ -197,8 +197,8 @@ class PrometheusMetrics final : public Metrics {
                               LatencyBuckets())),
         prefill_time_(Histogram("request_prefill_time_seconds",
                                 "First unit of work to the first token.", LatencyBuckets())),
-        decode_time_(Histogram("request_decode_time_seconds", "First token to the last.",
-                               LatencyBuckets())),
+        decode_time_(
+            Histogram("request_decode_time_seconds", "First token to the last.", LatencyBuckets())),
         request_prompt_tokens_(
             Histogram("request_prompt_tokens", "Prompt tokens of a request.", TokenBuckets())),
         request_generation_tokens_(Histogram("request_generation_tokens",
@@ -350,11 +350,10 @@ class PrometheusMetrics final : public Metrics {
   }
 
   void AddFacts(ScrapePage* page) const {
-    page->Gauge("build_info", "Version of the server, always 1.",
-                {{"version", facts_.version},
-                 {"revision", facts_.revision},
-                 {"backend", facts_.backend}},
-                1);
+    page->Gauge(
+        "build_info", "Version of the server, always 1.",
+        {{"version", facts_.version}, {"revision", facts_.revision}, {"backend", facts_.backend}},
+        1);
     page->Gauge("model_info", "The loaded model, always 1.",
                 {{"arch", facts_.architecture},
                  {"dtype", facts_.dtype},

@@ -22,10 +22,10 @@ class Monitor {
     absl::Duration period = absl::Seconds(1);
     absl::Duration probe_period = absl::Seconds(5);
     absl::Duration probe_timeout = absl::Seconds(3);
-    int probe_failures = 3;  // in a row: given up
-    ListenAddress probe;     // a unix socket is not probed
-    std::function<bool()> serving;                   // what the health should say
-    std::function<void(bool)> set_serving;           // called on changes only
+    int probe_failures = 3;                           // in a row: given up
+    ListenAddress probe;                              // a unix socket is not probed
+    std::function<bool()> serving;                    // what the health should say
+    std::function<void(bool)> set_serving;            // called on changes only
     std::function<void(const std::string&)> give_up;  // called once
   };
 

@@ -36,7 +36,8 @@ double BootTimeSeconds() {
   double value = 0;
   for (std::string line; std::getline(file, line);) {
     const std::vector<std::string> words = absl::StrSplit(line, ' ');
-    if (words.size() == 2 && words[0] == "btime" && absl::SimpleAtod(words[1], &value)) return value;
+    if (words.size() == 2 && words[0] == "btime" && absl::SimpleAtod(words[1], &value))
+      return value;
   }
   return 0;
 }

@@ -8,7 +8,7 @@ namespace slim {
 
 struct ProcessStats {
   double resident_bytes = 0;
-  double cpu_seconds = 0;         // user and system
+  double cpu_seconds = 0;  // user and system
   double open_fds = 0;
   double max_fds = 0;             // soft limit
   double start_time_seconds = 0;  // since the epoch

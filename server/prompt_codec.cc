@@ -8,8 +8,7 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const sliminfer::v1::GenerateR
                                                   const PromptCodec& codec) {
   if (request.has_text()) return codec.Encode(request.text(), absl::nullopt);
   if (request.has_token_ids()) {
-    return std::vector<int32_t>(request.token_ids().ids().begin(),
-                                request.token_ids().ids().end());
+    return std::vector<int32_t>(request.token_ids().ids().begin(), request.token_ids().ids().end());
   }
   std::vector<PromptCodec::ChatMessage> messages;
   for (const auto& message : request.chat().messages()) {

@@ -72,8 +72,7 @@ void FillDelta(const DeltaEvent& event, const EventContext& context, v1::Delta* 
   FillTokens(event, *context.codec, delta);
 }
 
-void FillFinished(const FinishedEvent& event, const EventContext& context,
-                  v1::Finished* finished) {
+void FillFinished(const FinishedEvent& event, const EventContext& context, v1::Finished* finished) {
   finished->set_finish_reason(event.reason == FinishReason::kStop ? v1::STOP : v1::LENGTH);
   finished->set_stop_match(event.stop_match);
   FillUsage(event, finished->mutable_usage());

@@ -69,8 +69,8 @@ absl::Status ValidateScalars(const Options& options, const PruningContext& conte
     }
   }
   if (options.has_min_prompt_tokens()) {
-    SLIM_RETURN_IF_ERROR(CheckRange<int64_t>("min_prompt_tokens", options.min_prompt_tokens(), 0,
-                                             max_tokens));
+    SLIM_RETURN_IF_ERROR(
+        CheckRange<int64_t>("min_prompt_tokens", options.min_prompt_tokens(), 0, max_tokens));
   }
   if (options.has_sink_blocks()) {
     SLIM_RETURN_IF_ERROR(CheckRange("sink_blocks", options.sink_blocks(), 0, 64));
@@ -121,6 +121,8 @@ EffectiveMode ResolveMode(const Options& options, const PruningContext& context)
     return {options.mode(), options.has_ratio() ? options.ratio() : PruningDefault().ratio};
   }
   switch (context.server_default.mode) {
+    case PruningDefault::Mode::kAuto:
+      return {context.profile != nullptr ? Options::PROFILE : Options::OFF, 0};
     case PruningDefault::Mode::kOff:
       return {Options::OFF, 0};
     case PruningDefault::Mode::kProfile:
@@ -165,7 +167,9 @@ void Override(const Options& options, const PruningContext& context, PruneSchedu
 absl::StatusOr<PruningDefault> ParsePruningDefault(absl::string_view text) {
   PruningDefault result;
   absl::string_view rest = text;
-  if (text == "off") {
+  if (text == "auto") {
+    result.mode = PruningDefault::Mode::kAuto;
+  } else if (text == "off") {
     result.mode = PruningDefault::Mode::kOff;
   } else if (text == "profile") {
     result.mode = PruningDefault::Mode::kProfile;
@@ -176,13 +180,16 @@ absl::StatusOr<PruningDefault> ParsePruningDefault(absl::string_view text) {
     result.mode = PruningDefault::Mode::kRatio;
   } else {
     return absl::InvalidArgumentError(absl::StrCat(
-        "\"", text, "\" is not one of off, profile, paper, ratio:R with R above 0, at most 1"));
+        "\"", text,
+        "\" is not one of auto, off, profile, paper, ratio:R with R above 0, at most 1"));
   }
   return result;
 }
 
 std::string PruningDefaultText(const PruningDefault& pruning) {
   switch (pruning.mode) {
+    case PruningDefault::Mode::kAuto:
+      return "auto";
     case PruningDefault::Mode::kOff:
       return "off";
     case PruningDefault::Mode::kProfile:
@@ -197,7 +204,8 @@ std::string PruningDefaultText(const PruningDefault& pruning) {
 
 absl::Status ValidatePruningOptions(const Options& options, const PruningContext& context) {
   if (!Options::Mode_IsValid(options.mode())) {
-    return FieldError("mode", static_cast<int>(options.mode()), "the values of PruningOptions.Mode");
+    return FieldError("mode", static_cast<int>(options.mode()),
+                      "the values of PruningOptions.Mode");
   }
   if (!Options::ScoreKind_IsValid(options.score_kind())) {
     return FieldError("score_kind", static_cast<int>(options.score_kind()),

@@ -20,12 +20,13 @@ namespace slim {
 
 // The value of --pruning: what a request that says nothing gets.
 struct PruningDefault {
-  enum class Mode { kOff, kProfile, kPaper, kRatio };
+  enum class Mode { kAuto, kOff, kProfile, kPaper, kRatio };  // kAuto: the profile if there is one
   Mode mode = Mode::kOff;
   double ratio = 0.25;  // kRatio only
 };
 
-// "off", "profile", "paper" or "ratio:R" with R in (0, 1]; INVALID_ARGUMENT naming the value seen.
+// "auto", "off", "profile", "paper" or "ratio:R" with R in (0, 1]; INVALID_ARGUMENT naming the
+// value seen.
 absl::StatusOr<PruningDefault> ParsePruningDefault(absl::string_view text);
 std::string PruningDefaultText(const PruningDefault& pruning);
 
@@ -46,8 +47,7 @@ absl::Status ValidatePruningOptions(const sliminfer::v1::PruningOptions& options
 
 // Resolves mode and defaults of validated options for a prompt of `num_tokens` tokens.
 absl::StatusOr<PruneSchedule> BuildPruneSchedule(const sliminfer::v1::PruningOptions& options,
-                                                 const PruningContext& context,
-                                                 int64_t num_tokens);
+                                                 const PruningContext& context, int64_t num_tokens);
 
 }  // namespace slim
 

@@ -17,10 +17,10 @@ absl::Status RequestRegistry::Acquire(absl::string_view id, absl::string_view pe
   }
   int& count = count_of_host_[host];
   if (max_per_peer_ > 0 && count >= max_per_peer_) {
-    return ErrorWithReason(absl::StatusCode::kResourceExhausted, reason::kQuota,
-                           absl::StrCat("this client has ", count, " requests in flight, allowed: ",
-                                        max_per_peer_),
-                           absl::Seconds(1));
+    return ErrorWithReason(
+        absl::StatusCode::kResourceExhausted, reason::kQuota,
+        absl::StrCat("this client has ", count, " requests in flight, allowed: ", max_per_peer_),
+        absl::Seconds(1));
   }
   ++count;
   host_of_id_.emplace(id, std::move(host));

@@ -120,8 +120,7 @@ absl::Status ValidateSampling(const v1::SamplingParams& s, const ModelConfig& mo
   }
   if (s.has_top_p()) SLIM_RETURN_IF_ERROR(CheckPositive("sampling.top_p", s.top_p(), 1.0f));
   if (s.has_top_k()) {
-    SLIM_RETURN_IF_ERROR(
-        CheckRange<int64_t>("sampling.top_k", s.top_k(), 0, model.vocab_size));
+    SLIM_RETURN_IF_ERROR(CheckRange<int64_t>("sampling.top_k", s.top_k(), 0, model.vocab_size));
   }
   if (s.has_min_p()) {
     SLIM_RETURN_IF_ERROR(CheckRange("sampling.min_p", s.min_p(), 0.0f, 1.0f));
@@ -268,18 +267,16 @@ absl::Status FillLengths(const v1::StoppingCriteria& stopping, int64_t context_t
   spec->max_new_tokens = stopping.has_max_tokens() ? stopping.max_tokens()
                                                    : std::min<int64_t>(kDefaultMaxTokens, room);
   spec->min_new_tokens = stopping.min_tokens();
-  return CheckRange<int64_t>("stopping.min_tokens", spec->min_new_tokens, 0,
-                             spec->max_new_tokens);
+  return CheckRange<int64_t>("stopping.min_tokens", spec->min_new_tokens, 0, spec->max_new_tokens);
 }
 
 }  // namespace
 
 absl::Status CheckModelName(absl::string_view requested, const ValidationContext& context) {
   if (requested.empty() || requested == context.model_name) return absl::OkStatus();
-  return ErrorWithReason(
-      absl::StatusCode::kNotFound, reason::kModel,
-      absl::StrCat("model is \"", absl::CHexEscape(requested.substr(0, 128)),
-                   "\", allowed: empty or \"", context.model_name, "\""));
+  return ErrorWithReason(absl::StatusCode::kNotFound, reason::kModel,
+                         absl::StrCat("model is \"", absl::CHexEscape(requested.substr(0, 128)),
+                                      "\", allowed: empty or \"", context.model_name, "\""));
 }
 
 absl::Status CheckRequestId(absl::string_view id) {
@@ -297,7 +294,9 @@ absl::Status CheckRequestId(absl::string_view id) {
   return absl::OkStatus();
 }
 
-std::string DrawRequestId() { return absl::StrFormat("gen-%016x%016x", RandomWord(), RandomWord()); }
+std::string DrawRequestId() {
+  return absl::StrFormat("gen-%016x%016x", RandomWord(), RandomWord());
+}
 
 bool IsValidUtf8(absl::string_view text) {
   const auto* p = reinterpret_cast<const unsigned char*>(text.data());
@@ -332,7 +331,8 @@ absl::Status ValidateGenerateRequest(const v1::GenerateRequest& request,
     SLIM_RETURN_IF_ERROR(CheckRange("priority", request.priority(), -100, 100));
   }
   if (request.cache_salt().size() > kMaxCacheSaltBytes) {
-    return OverLimit("CACHE_SALT", "cache_salt", absl::StrCat(request.cache_salt().size(), " bytes"),
+    return OverLimit("CACHE_SALT", "cache_salt",
+                     absl::StrCat(request.cache_salt().size(), " bytes"),
                      absl::StrCat("at most ", kMaxCacheSaltBytes, " bytes"));
   }
   SLIM_RETURN_IF_ERROR(CheckUtf8("cache_salt", request.cache_salt()));
@@ -361,9 +361,8 @@ absl::StatusOr<Request> BuildRequest(const v1::GenerateRequest& request,
   spec.seed = request.sampling().has_seed() ? request.sampling().seed() : RandomWord();
   spec.sampling = ConvertSampling(request.sampling(), spec.seed);
   spec.top_logprobs = request.response().has_logprobs() ? request.response().logprobs() : -1;
-  SLIM_ASSIGN_OR_RETURN(spec.pruning,
-                        BuildPruneSchedule(request.pruning(), context.pruning,
-                                           static_cast<int64_t>(spec.prompt.size())));
+  SLIM_ASSIGN_OR_RETURN(spec.pruning, BuildPruneSchedule(request.pruning(), context.pruning,
+                                                         static_cast<int64_t>(spec.prompt.size())));
   spec.report_scores = request.response().pruning_report();
   spec.cache_salt = request.cache_salt();
   spec.bypass_prefix_cache = request.bypass_prefix_cache();

@@ -69,8 +69,7 @@ absl::Time SteadyDeadline(const grpc::CallbackServerContext& context, const Cloc
   if (context.deadline() == std::chrono::system_clock::time_point::max()) {
     return absl::InfiniteFuture();
   }
-  return clock.Now() +
-         absl::FromChrono(context.deadline() - std::chrono::system_clock::now());
+  return clock.Now() + absl::FromChrono(context.deadline() - std::chrono::system_clock::now());
 }
 
 grpc::ServerUnaryReactor* RunUnary(const RpcGate& gate, absl::string_view method,

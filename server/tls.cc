@@ -46,8 +46,7 @@ absl::StatusOr<Certificate> ReadCertificates(const std::string& pem, absl::strin
   }
   ERR_clear_error();
   for (;;) {
-    const Certificate next(PEM_read_bio_X509(bio.get(), nullptr, &NoPassword, nullptr),
-                           &X509_free);
+    const Certificate next(PEM_read_bio_X509(bio.get(), nullptr, &NoPassword, nullptr), &X509_free);
     if (next != nullptr) continue;
     const bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
     ERR_clear_error();
@@ -64,8 +63,7 @@ absl::Status CheckTlsMaterial(const TlsMaterial& material, absl::string_view cer
                         ReadCertificates(material.certificate_chain, certificate_name));
   SLIM_RETURN_IF_ERROR(CheckDates(*certificate, certificate_name));
   const Bio bio = OpenText(material.private_key);
-  const Key key(PEM_read_bio_PrivateKey(bio.get(), nullptr, &NoPassword, nullptr),
-                &EVP_PKEY_free);
+  const Key key(PEM_read_bio_PrivateKey(bio.get(), nullptr, &NoPassword, nullptr), &EVP_PKEY_free);
   ERR_clear_error();
   if (key == nullptr) {
     return absl::InvalidArgumentError(

@@ -52,10 +52,10 @@ TEST(ConfigTest, FlagBeatsEnvironmentBeatsFileBeatsDefault) {
   const auto request = Parse({"--config", file, "--max_running", "9"},
                              {{"SLIMINFER_MAX_RUNNING", "8"}, {"SLIMINFER_DRAIN_TIMEOUT", "2s"}});
   ASSERT_TRUE(request.ok()) << request.status();
-  EXPECT_EQ(request->config.max_running, 9);                      // flag
-  EXPECT_EQ(request->config.drain_timeout, absl::Seconds(2));     // environment
-  EXPECT_EQ(request->config.max_queued_requests, 4);              // file
-  EXPECT_EQ(request->config.max_queue_wait, absl::Seconds(10));   // default
+  EXPECT_EQ(request->config.max_running, 9);                     // flag
+  EXPECT_EQ(request->config.drain_timeout, absl::Seconds(2));    // environment
+  EXPECT_EQ(request->config.max_queued_requests, 4);             // file
+  EXPECT_EQ(request->config.max_queue_wait, absl::Seconds(10));  // default
   EXPECT_EQ(request->config.model, "file.gguf");
 }
 
@@ -194,7 +194,8 @@ TEST(ConfigValuesTest, SizesAndDurations) {
   EXPECT_EQ(*ParseBytesText("1.5 MiB"), 1572864);
   EXPECT_EQ(*ParseBytesText("17"), 17);
   EXPECT_EQ(*ParseBytesText("0"), 0);
-  for (const char* bad : {"", "GiB", "-1", "1.5", "1e3KiB x", "0x10", "inf", "9223372036854775808"}) {
+  for (const char* bad :
+       {"", "GiB", "-1", "1.5", "1e3KiB x", "0x10", "inf", "9223372036854775808"}) {
     EXPECT_FALSE(ParseBytesText(bad).ok()) << bad;
   }
   EXPECT_EQ(FormatBytes(int64_t{4} << 30), "4GiB");

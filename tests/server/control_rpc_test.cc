@@ -278,16 +278,15 @@ TEST(AuthRpcTest, EveryMethodButHealthNeedsAToken) {
   options.tokens = tokens->get();
   GrpcHarness harness(options);
   const auto channel = harness.Connect(grpc::InsecureChannelCredentials());
-  for (const char* method :
-       {"Inference/Generate", "Inference/GenerateUnary", "Inference/Tokenize",
-        "Inference/Detokenize", "Control/GetServerInfo", "Control/GetModelInfo", "Control/GetLoad",
-        "Control/Abort"}) {
+  for (const char* method : {"Inference/Generate", "Inference/GenerateUnary", "Inference/Tokenize",
+                             "Inference/Detokenize", "Control/GetServerInfo",
+                             "Control/GetModelInfo", "Control/GetLoad", "Control/Abort"}) {
     std::string answer;
     // A body that does not parse: the token is asked for before anybody looks at it.
-    EXPECT_EQ(CallRaw(channel, std::string("/sliminfer.v1.") + method, "\x0a\xff\xff\xff\x7f",
-                      &answer)
-                  .error_code(),
-              grpc::StatusCode::UNAUTHENTICATED)
+    EXPECT_EQ(
+        CallRaw(channel, std::string("/sliminfer.v1.") + method, "\x0a\xff\xff\xff\x7f", &answer)
+            .error_code(),
+        grpc::StatusCode::UNAUTHENTICATED)
         << method;
   }
   std::string answer;
@@ -314,8 +313,7 @@ TEST(TlsRpcTest, TlsServesAndRefusesPlaintext) {
   grpc::SslCredentialsOptions ssl;
   ssl.pem_root_certs = certificate.certificate_pem;
   std::string answer;
-  EXPECT_TRUE(
-      CallRaw(harness.Connect(grpc::SslCredentials(ssl)), kHealthCheck, "", &answer).ok());
+  EXPECT_TRUE(CallRaw(harness.Connect(grpc::SslCredentials(ssl)), kHealthCheck, "", &answer).ok());
   EXPECT_FALSE(
       CallRaw(harness.Connect(grpc::InsecureChannelCredentials()), kHealthCheck, "", &answer).ok());
 }
@@ -329,12 +327,10 @@ TEST(TlsRpcTest, ClientCertificateIsRequiredWhenAnAuthorityIsGiven) {
   grpc::SslCredentialsOptions ssl;
   ssl.pem_root_certs = server.certificate_pem;
   std::string answer;
-  EXPECT_FALSE(
-      CallRaw(harness.Connect(grpc::SslCredentials(ssl)), kHealthCheck, "", &answer).ok());
+  EXPECT_FALSE(CallRaw(harness.Connect(grpc::SslCredentials(ssl)), kHealthCheck, "", &answer).ok());
   ssl.pem_cert_chain = client.certificate_pem;
   ssl.pem_private_key = client.key_pem;
-  EXPECT_TRUE(
-      CallRaw(harness.Connect(grpc::SslCredentials(ssl)), kHealthCheck, "", &answer).ok());
+  EXPECT_TRUE(CallRaw(harness.Connect(grpc::SslCredentials(ssl)), kHealthCheck, "", &answer).ok());
 }
 
 }  // namespace

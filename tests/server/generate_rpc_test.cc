@@ -150,10 +150,11 @@ struct StatusRow {
 std::vector<StatusRow> StatusRows() {
   using Code = absl::StatusCode;
   const auto row = [](Code code, const char* why, bool delay = false) {
-    return StatusRow{ErrorWithReason(code, why, "text", delay ? absl::optional<absl::Duration>(
-                                                                    absl::Milliseconds(1500))
-                                                              : absl::nullopt),
-                     why, delay};
+    return StatusRow{
+        ErrorWithReason(
+            code, why, "text",
+            delay ? absl::optional<absl::Duration>(absl::Milliseconds(1500)) : absl::nullopt),
+        why, delay};
   };
   return {
       row(Code::kInvalidArgument, "EXCEEDS_CAPACITY"),
@@ -175,7 +176,8 @@ std::vector<StatusRow> StatusRows() {
 
 void ExpectRow(const StatusRow& row, const grpc::Status& status,
                const grpc::ClientContext& context) {
-  EXPECT_EQ(static_cast<int>(status.error_code()), static_cast<int>(row.status.code())) << row.reason;
+  EXPECT_EQ(static_cast<int>(status.error_code()), static_cast<int>(row.status.code()))
+      << row.reason;
   EXPECT_EQ(status.error_message(), "text");
   EXPECT_EQ(TrailingReason(context), row.reason);
   const auto& metadata = context.GetServerTrailingMetadata();
@@ -262,7 +264,8 @@ grpc::Status SendRaw(GrpcHarness* harness, const std::string& method, const std:
 
 TEST_F(GenerateRpcTest, GarbageIsInvalidArgumentOnEveryMethod) {
   // Field 1 with an endless length; field 3 (text) that is not UTF-8.
-  for (const std::string& bytes : {std::string("\x0a\xff\xff\xff\x7f"), std::string("\x1a\x02\xff\xfe")}) {
+  for (const std::string& bytes :
+       {std::string("\x0a\xff\xff\xff\x7f"), std::string("\x1a\x02\xff\xfe")}) {
     for (const char* method : {"Inference/Generate", "Inference/GenerateUnary"}) {
       grpc::ClientContext context;
       const grpc::Status status =

@@ -51,8 +51,10 @@ void FeedEverything(Metrics* metrics) {
   finished.report.pruned_token_layers = 400;
   finished.report.stored_kv_bytes = 10;
   finished.report.full_kv_bytes = 20;
-  finished.report.stages.push_back({4, 50, 2, 1, absl::Milliseconds(1), absl::Milliseconds(5), {}, {}});
-  finished.report.stages.push_back({99, 50, 2, 1, absl::Milliseconds(1), absl::Milliseconds(5), {}, {}});
+  finished.report.stages.push_back(
+      {4, 50, 2, 1, absl::Milliseconds(1), absl::Milliseconds(5), {}, {}});
+  finished.report.stages.push_back(
+      {99, 50, 2, 1, absl::Milliseconds(1), absl::Milliseconds(5), {}, {}});
   metrics->OnFinished(Request(), finished);
   metrics->OnCancelled("prefill", CancelCause::kClient, absl::Milliseconds(3));
   StepResult step;
@@ -80,8 +82,8 @@ TEST(MetricsTest, EventsAppearOnThePage) {
        {"grpc_method=\"sliminfer.v1.Inference/Generate\"", "finished_reason=\"length\"",
         "cause=\"client\"", "process_resident_memory_bytes ", "reason=\"OVERLOAD\"",
         "sliminfer_prompt_tokens_total{model_name=\"tiny\"} 100",
-        "sliminfer_prefix_cache_hits_total{model_name=\"tiny\"} 77",
-        "outcome=\"pruned\"", "kind=\"full_equivalent\""}) {
+        "sliminfer_prefix_cache_hits_total{model_name=\"tiny\"} 77", "outcome=\"pruned\"",
+        "kind=\"full_equivalent\""}) {
     EXPECT_THAT(page, HasSubstr(part));
   }
   EXPECT_THAT(page, HasSubstr("sliminfer_generation_tokens_total{model_name=\"tiny\"} 2"));
@@ -163,7 +165,8 @@ TEST(HttpEndpointTest, AnswersItsThreePathsOnly) {
   EXPECT_THAT(Get(address, "/metricsx"), HasSubstr("404"));
   EXPECT_THAT(Exchange(address, "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"),
               HasSubstr("405"));
-  EXPECT_THAT(Exchange(address, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), Not(HasSubstr("page")));
+  EXPECT_THAT(Exchange(address, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
+              Not(HasSubstr("page")));
 }
 
 TEST(HttpEndpointTest, TakenPortIsAnErrorNotACrash) {

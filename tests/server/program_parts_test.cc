@@ -24,7 +24,6 @@
 namespace slim {
 namespace {
 
-
 TEST(MemoryPlanTest, UnifiedTakesWhatRunningSequencesNeedUpToHalfTheMemory) {
   EXPECT_EQ(PlanKvBytes({}, KvTier::kUnified, 100, 8, 10000).device, 800);
   EXPECT_EQ(PlanKvBytes({}, KvTier::kUnified, 100, 80, 10000).device, 5000);

@@ -113,9 +113,12 @@ struct BadRequest {
   std::function<void(v1::GenerateRequest*)> change;
 };
 
-#define SAMPLING(field, value) [](v1::GenerateRequest* r) { r->mutable_sampling()->set_##field(value); }
-#define STOPPING(field, value) [](v1::GenerateRequest* r) { r->mutable_stopping()->set_##field(value); }
-#define PRUNING(field, value) [](v1::GenerateRequest* r) { r->mutable_pruning()->set_##field(value); }
+#define SAMPLING(field, value) \
+  [](v1::GenerateRequest* r) { r->mutable_sampling()->set_##field(value); }
+#define STOPPING(field, value) \
+  [](v1::GenerateRequest* r) { r->mutable_stopping()->set_##field(value); }
+#define PRUNING(field, value) \
+  [](v1::GenerateRequest* r) { r->mutable_pruning()->set_##field(value); }
 
 std::vector<BadRequest> SamplingCases() {
   return {
@@ -169,7 +172,8 @@ std::vector<BadRequest> OtherCases() {
          r->mutable_token_ids()->add_ids(1);
          r->mutable_token_ids()->add_ids(1000);
        }},
-      {"BAD_FIELD", "token_ids.ids[0]", [](auto* r) { r->mutable_token_ids()->add_ids(UINT32_MAX); }},
+      {"BAD_FIELD", "token_ids.ids[0]",
+       [](auto* r) { r->mutable_token_ids()->add_ids(UINT32_MAX); }},
       {"LIMIT_PROMPT", "chat.messages is empty", [](auto* r) { r->mutable_chat(); }},
       {"BAD_FIELD", "chat.messages[0].role",
        [](auto* r) { r->mutable_chat()->add_messages()->set_role("tool\n"); }},
@@ -203,7 +207,8 @@ std::vector<BadRequest> OtherCases() {
       {"BAD_FIELD", "request_id", [](auto* r) { r->set_request_id(std::string("a\0b", 3)); }},
       {"BAD_FIELD", "request_id", [](auto* r) { r->set_request_id("caf\xc3\xa9"); }},
       {"MODEL", "model is", [](auto* r) { r->set_model("other"); }},
-      {"BAD_FIELD", "overflow", [](auto* r) { r->set_overflow(static_cast<v1::OverflowPolicy>(9)); }},
+      {"BAD_FIELD", "overflow",
+       [](auto* r) { r->set_overflow(static_cast<v1::OverflowPolicy>(9)); }},
       {"BAD_FIELD", "priority", [](auto* r) { r->set_priority(101); }},
       {"BAD_FIELD", "priority", [](auto* r) { r->set_priority(INT32_MIN); }},
       {"LIMIT_CACHE_SALT", "cache_salt", [](auto* r) { r->set_cache_salt(std::string(257, 's')); }},
@@ -409,6 +414,9 @@ TEST_F(RequestValidatorTest, ServerDefaultPruningAppliesUnlessTheRequestSaysOff)
   ASSERT_TRUE(by_default.ok()) << by_default.status();
   ASSERT_FALSE(by_default->spec.pruning.stages.empty());
   EXPECT_EQ(by_default->spec.pruning.stages[0].budget_tokens, 224);  // 200 in blocks of 32
+  context_.pruning.server_default = *ParsePruningDefault("auto");    // and there is no profile
+  EXPECT_TRUE(Build(TextRequest(), 400)->spec.pruning.stages.empty());
+  context_.pruning.server_default = *ParsePruningDefault("ratio:0.5");
   v1::GenerateRequest wire = TextRequest();
   wire.mutable_pruning()->set_mode(v1::PruningOptions::OFF);
   const auto off = Build(wire, 400);
@@ -421,16 +429,16 @@ TEST(Utf8Test, AcceptsExactlyWellFormedText) {
                            "\xf4\x8f\xbf\xbf", "\xef\xbf\xbf"}) {
     EXPECT_TRUE(IsValidUtf8(good)) << good;
   }
-  for (const char* bad : {"\x80", "\xc0\x80", "\xc1\xbf", "\xc2", "\xe0\x9f\xbf", "\xed\xa0\x80",
-                          "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff",
-                          "a\xe2\x82", "\xe2\x28\xa1"}) {
+  for (const char* bad :
+       {"\x80", "\xc0\x80", "\xc1\xbf", "\xc2", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf",
+        "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "a\xe2\x82", "\xe2\x28\xa1"}) {
     EXPECT_FALSE(IsValidUtf8(bad));
   }
 }
 
 TEST(StatusReasonTest, ReasonAndDelayTravelWithTheStatus) {
-  const absl::Status status = ErrorWithReason(absl::StatusCode::kResourceExhausted,
-                                              reason::kQuota, "full", absl::Milliseconds(1500));
+  const absl::Status status = ErrorWithReason(absl::StatusCode::kResourceExhausted, reason::kQuota,
+                                              "full", absl::Milliseconds(1500));
   EXPECT_EQ(ReasonOf(status), "QUOTA");
   EXPECT_EQ(*RetryAfterOf(status), absl::Milliseconds(1500));
   EXPECT_EQ(ReasonOf(absl::InvalidArgumentError("x")), "BAD_FIELD");

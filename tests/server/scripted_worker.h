@@ -142,7 +142,8 @@ class ScriptedWorker final : public Worker {
       left.swap(in_flight_);
     }
     for (const auto& [id, stream] : left) {
-      stream->Close(ErrorWithReason(absl::StatusCode::kUnavailable, reason::kShuttingDown, "stopped"));
+      stream->Close(
+          ErrorWithReason(absl::StatusCode::kUnavailable, reason::kShuttingDown, "stopped"));
     }
   }
   WorkerStats stats() const override {
@@ -169,9 +170,8 @@ class ScriptedWorker final : public Worker {
   }
   bool AwaitSubmitted(int count) const {
     absl::MutexLock lock(&mutex_);
-    const auto reached = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return submitted_ >= count;
-    };
+    const auto reached = [&]()
+                             ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return submitted_ >= count; };
     return mutex_.AwaitWithTimeout(absl::Condition(&reached), absl::Seconds(20));
   }
 

@@ -46,9 +46,10 @@ TEST(TokenStoreTest, RefusesEverythingElse) {
 }
 
 TEST(TokenStoreTest, BadFilesNameTheLineAndNeverTheToken) {
-  for (const char* text : {"short", "sha256:1234", "good-token-0123456789\nwith space in it here",
-                           "# only a comment\n", "",
-                           "sha256:zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz"}) {
+  for (const char* text :
+       {"short", "sha256:1234", "good-token-0123456789\nwith space in it here",
+        "# only a comment\n", "",
+        "sha256:zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz"}) {
     const auto store = TokenStore::Parse(text, "tokens");
     ASSERT_FALSE(store.ok()) << text;
     EXPECT_THAT(std::string(store.status().message()), HasSubstr("tokens"));
