@@ -1,0 +1,86 @@
+#include "engine/prune/cost_model.h"
+
+#include "engine/base/check.h"
+
+namespace slim {
+namespace {
+
+// Operations of one row in one layer, apart from attention.
+struct RowCost {
+  double keys_values = 0;
+  double rest = 0;  // Q, O and FFN
+  double all() const { return keys_values + rest; }
+};
+
+RowCost RowCostOf(const ModelConfig& config) {
+  const double width = config.width;
+  const double queries = double{1} * config.num_heads * config.head_dim;
+  const double keys = double{1} * config.num_kv_heads * config.head_dim;
+  return RowCost{4 * width * keys, 4 * width * queries + 6 * width * config.ffn_width};
+}
+
+// `rows` rows that each see, on average, half of `keys` keys.
+double AttentionCost(const ModelConfig& config, double rows, double keys) {
+  return 2.0 * config.num_heads * config.head_dim * rows * (keys + 1);
+}
+
+double FullLayer(const ModelConfig& config, double rows) {
+  return rows * RowCostOf(config).all() + AttentionCost(config, rows, rows);
+}
+
+// K and V for all incoming rows, the rest for the retained ones.
+double DecisionLayer(const ModelConfig& config, double incoming, double retained) {
+  const RowCost row = RowCostOf(config);
+  return incoming * row.keys_values + retained * row.rest +
+         AttentionCost(config, retained, incoming);
+}
+
+// The final token sees all keys, not half of them.
+double LastLayer(const ModelConfig& config, double incoming) {
+  const RowCost row = RowCostOf(config);
+  return incoming * row.keys_values + row.rest + AttentionCost(config, 1, 2 * incoming - 1);
+}
+
+}  // namespace
+
+double FullDensePrefillFlops(const ModelConfig& config, int64_t num_tokens) {
+  return config.num_layers * FullLayer(config, static_cast<double>(num_tokens));
+}
+
+double DensePrefillFlops(const ModelConfig& config, int64_t num_tokens) {
+  const auto rows = static_cast<double>(num_tokens);
+  return (config.num_layers - 1) * FullLayer(config, rows) + LastLayer(config, rows);
+}
+
+double PrunedPrefillFlops(const ModelConfig& config, absl::Span<const SegmentPlan> plan) {
+  SLIM_CHECK(!plan.empty());
+  double flops = 0;
+  for (size_t s = 0; s < plan.size(); ++s) {
+    const auto rows = static_cast<double>(plan[s].num_tokens);
+    flops += (plan[s].num_layers() - 1) * FullLayer(config, rows);
+    flops += s + 1 < plan.size()
+                 ? DecisionLayer(config, rows, static_cast<double>(plan[s + 1].num_tokens))
+                 : LastLayer(config, rows);
+  }
+  return flops;
+}
+
+double PublishedPrefillFlops(const ModelConfig& config, absl::Span<const SegmentPlan> plan) {
+  double flops = 0;
+  for (const SegmentPlan& segment : plan) {
+    flops += segment.num_layers() * FullLayer(config, static_cast<double>(segment.num_tokens));
+  }
+  return flops;
+}
+
+int64_t PromptKvBytes(const ModelConfig& config, absl::Span<const SegmentPlan> plan,
+                      int element_bytes) {
+  int64_t bytes = 0;
+  for (const SegmentPlan& segment : plan) {
+    bytes += segment.num_layers() * segment.num_tokens * config.kv_elements_per_token_layer() *
+             element_bytes;
+  }
+  return bytes;
+}
+
+}  // namespace slim

@@ -1,0 +1,54 @@
+// Prefill and decode speed of a model in this process. Pruning modes take turns within every run,
+// so that their ratios come from the same minutes of the machine. Thread rule: one thread.
+#ifndef TOOLS_BENCH_LOCAL_BENCHES_H_
+#define TOOLS_BENCH_LOCAL_BENCHES_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "tools/common/local_engine.h"
+#include "tools/common/pruning_choice.h"
+#include "tools/common/result_json.h"
+
+namespace slim {
+
+struct PrefillBenchOptions {
+  std::vector<int64_t> lengths;  // prompt tokens
+  std::vector<PruningChoice> pruning;
+  int runs = 5;
+  int64_t max_new_tokens = 1;
+  int64_t chunk_tokens = 512;
+  uint64_t seed = 1;
+};
+
+// One row per length and mode, in that order; one warm-up each, not counted.
+absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOptions& options,
+                                                        LocalModel* model);
+
+struct DecodeBenchOptions {
+  std::vector<int64_t> contexts;  // prompt tokens of each stream
+  std::vector<int64_t> streams;
+  std::vector<PruningChoice> pruning;
+  DecodeMode decode_mode = DecodeMode::kFrozen;
+  int64_t decode_budget_tokens = 0;  // RESELECT only
+  int64_t max_new_tokens = 32;       // measured steps, after two that are not
+  int64_t chunk_tokens = 512;
+  uint64_t seed = 1;
+  // What the model was opened with, for the rows.
+  std::string kv_tier;
+  bool prefetch = true;
+};
+
+// One row per context, mode and stream count. Streams are added one after the other, each with a
+// prompt of its own, and measured at every count asked for.
+absl::StatusOr<std::vector<DecodeRow>> RunDecodeBench(const DecodeBenchOptions& options,
+                                                      LocalModel* model);
+
+std::string PrefillTable(const std::vector<PrefillRow>& rows);
+std::string DecodeTable(const std::vector<DecodeRow>& rows);
+
+}  // namespace slim
+
+#endif  // TOOLS_BENCH_LOCAL_BENCHES_H_

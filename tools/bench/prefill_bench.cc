@@ -1,0 +1,116 @@
+#include <utility>
+
+#include "engine/base/status_macros.h"
+#include "engine/prune/cost_model.h"
+#include "tools/bench/local_benches.h"
+#include "tools/common/statistics.h"
+#include "tools/common/text_table.h"
+
+namespace slim {
+namespace {
+
+// What one mode at one length needs and gathers.
+struct Case {
+  SequenceSpec spec;
+  std::vector<SegmentPlan> plan;
+  std::vector<double> seconds;
+  SequenceReport report;
+};
+
+absl::StatusOr<Case> MakeCase(const PruningChoice& choice, int64_t length,
+                              const PrefillBenchOptions& options, const LocalModel& model) {
+  const Engine& engine = *model.engine;
+  Case made;
+  made.spec.prompt =
+      RandomPrompt(*model.tokenizer, length, options.seed + static_cast<uint64_t>(length));
+  made.spec.max_new_tokens = options.max_new_tokens;
+  made.spec.sampling.temperature = 0;
+  made.spec.bypass_prefix_cache = true;
+  SLIM_ASSIGN_OR_RETURN(made.spec.pruning, ScheduleOf(choice, length, engine.block_tokens(),
+                                                      engine.model_config(), model.profile));
+  made.plan = engine.Plan(made.spec.pruning, length);
+  return made;
+}
+
+absl::Status RunOnce(const PrefillBenchOptions& options, LocalModel* model, Case* one) {
+  SLIM_ASSIGN_OR_RETURN(const PrefillResult result,
+                        RunPrefill(*model, one->spec, options.chunk_tokens));
+  one->seconds.push_back(absl::ToDoubleSeconds(result.time));
+  for (int64_t i = 1; i < options.max_new_tokens; ++i) {
+    SLIM_RETURN_IF_ERROR(RunDecodeStep(*model, {result.sequence.id()}).status());
+  }
+  one->report = model->engine->Report(result.sequence.id());
+  return absl::OkStatus();
+}
+
+PrefillRow MakeRow(const PruningChoice& choice, int64_t length, const ModelConfig& config,
+                   const Case& one) {
+  PrefillRow row;
+  row.length = length;
+  row.pruning = choice.name;
+  row.runs = static_cast<int>(one.seconds.size());
+  row.ttft_seconds_median = Median(one.seconds);
+  row.ttft_seconds_p95 = Percentile(one.seconds, 95);
+  row.tokens_per_second = static_cast<double>(length) / row.ttft_seconds_median;
+  row.retained_tokens = one.plan.back().num_tokens;
+  const double flops = PrunedPrefillFlops(config, one.plan);
+  row.bound_speedup = DensePrefillFlops(config, length) / flops;
+  row.bound_speedup_full_dense = FullDensePrefillFlops(config, length) / flops;
+  if (one.report.full_kv_bytes > 0) {
+    row.kv_bytes_ratio = static_cast<double>(one.report.stored_kv_bytes) /
+                         static_cast<double>(one.report.full_kv_bytes);
+  }
+  row.kv_bytes_ratio_bound =
+      static_cast<double>(PromptKvBytes(config, one.plan, 1)) /
+      static_cast<double>(config.num_layers * length * config.kv_elements_per_token_layer());
+  return row;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOptions& options,
+                                                        LocalModel* model) {
+  std::vector<PrefillRow> rows;
+  for (const int64_t length : options.lengths) {
+    std::vector<Case> cases;
+    for (const PruningChoice& choice : options.pruning) {
+      SLIM_ASSIGN_OR_RETURN(Case made, MakeCase(choice, length, options, *model));
+      cases.push_back(std::move(made));
+    }
+    for (int run = -1; run < options.runs; ++run) {
+      // Each run begins with another mode, so that none always follows the same one.
+      for (size_t i = 0; i < cases.size(); ++i) {
+        Case& one = cases[(i + static_cast<size_t>(run + 1)) % cases.size()];
+        SLIM_RETURN_IF_ERROR(RunOnce(options, model, &one));
+        if (run < 0) one.seconds.clear();
+      }
+    }
+    double off_seconds = kNoValue;
+    for (size_t i = 0; i < cases.size(); ++i) {
+      if (options.pruning[i].budget == PruningChoice::Budget::kOff) {
+        off_seconds = Median(cases[i].seconds);
+      }
+    }
+    for (size_t i = 0; i < cases.size(); ++i) {
+      rows.push_back(MakeRow(options.pruning[i], length, model->engine->model_config(), cases[i]));
+      rows.back().speedup_vs_off = off_seconds / rows.back().ttft_seconds_median;
+    }
+  }
+  return rows;
+}
+
+std::string PrefillTable(const std::vector<PrefillRow>& rows) {
+  TextTable table({"length", "pruning", "runs", "ttft s", "p95 s", "tok/s", "kept", "speedup",
+                   "bound", "of bound", "KV", "KV bound"});
+  for (const PrefillRow& row : rows) {
+    table.AddRow({Grouped(row.length), row.pruning, Grouped(row.runs),
+                  Number(row.ttft_seconds_median, 3), Number(row.ttft_seconds_p95, 3),
+                  Number(row.tokens_per_second, 1), Grouped(row.retained_tokens),
+                  Number(row.speedup_vs_off, 2), Number(row.bound_speedup, 2),
+                  Number(row.speedup_vs_off / row.bound_speedup, 2), Number(row.kv_bytes_ratio, 3),
+                  Number(row.kv_bytes_ratio_bound, 3)});
+  }
+  return table.Render();
+}
+
+}  // namespace slim
