@@ -93,8 +93,8 @@ absl::StatusOr<std::vector<DecodeRow>> RunDecodeBench(const DecodeBenchOptions& 
 }
 
 std::string DecodeTable(const std::vector<DecodeRow>& rows) {
-  TextTable table({"context", "pruning", "decode", "kv", "prefetch", "streams", "tok/s",
-                   "ms/token", "stalled", "on time"});
+  TextTable table({"context", "pruning", "decode", "kv", "prefetch", "streams", "tok/s", "ms/token",
+                   "stalled", "on time"});
   for (const DecodeRow& row : rows) {
     table.AddRow({Grouped(row.context), row.pruning, row.decode_mode, row.kv_tier,
                   row.prefetch ? "on" : "off", Grouped(row.streams),

@@ -19,8 +19,8 @@ namespace slim {
 
 // What one call did. Times are of the steady clock.
 struct CallRecord {
-  absl::Time due;                         // when it should have been sent
-  std::vector<absl::Time> delta_times;    // of events with tokens
+  absl::Time due;                       // when it should have been sent
+  std::vector<absl::Time> delta_times;  // of events with tokens
   std::vector<absl::Time> progress_times;
   int64_t tokens = 0;
   bool finished = false;  // Finished arrived
