@@ -38,7 +38,7 @@ struct ServerConfig {
   PruningDefault pruning;
   std::string profile;  // file with a pruning profile
   DecodeMode decode = DecodeMode::kFrozen;
-  int64_t prefix_cache_bytes = 0;  // 0: no prefix cache
+  int64_t prefix_cache_bytes = int64_t{256} << 20;  // 0: no prefix cache
 
   // ---- serving ----
   std::string listen = "127.0.0.1:50051";

@@ -21,7 +21,7 @@ namespace slim {
 // The value of --pruning: what a request that says nothing gets.
 struct PruningDefault {
   enum class Mode { kAuto, kOff, kProfile, kPaper, kRatio };  // kAuto: the profile if there is one
-  Mode mode = Mode::kOff;
+  Mode mode = Mode::kAuto;
   double ratio = 0.25;  // kRatio only
 };
 
