@@ -68,7 +68,7 @@ done
 grpc=$(sed -n 's/^grpc=//p' "$work/ports") http=$(sed -n 's/^http=//p' "$work/ports")
 
 document=deploy/examples/expedition.txt
-question="What is the code of the storage locker at the depot?"
+question="What is the special magic number for the depot mentioned in the log?"
 echo
 echo "question about $document ($(wc -w <"$document") words): $question"
 echo
