@@ -147,16 +147,18 @@ TEST(ClientOptionsTest, GlobalOptionsMayComeFirst) {
 }
 
 TEST(ClientOptionsTest, WrongCommandLinesExitWithTwo) {
-  const std::vector<std::vector<const char*>> wrong = {{},
-                                                       {"nothing"},
-                                                       {"generate", "--temperature", "warm"},
-                                                       {"generate", "--pruning", "some"},
-                                                       {"generate", "--score", "best"},
-                                                       {"generate", "--logit_bias", "7"},
-                                                       {"generate", "--overflow", "drop"},
-                                                       {"generate", "--unknown"},
-                                                       {"health", "--timeout", "-1"},
-                                                       {"abort"}};
+  const std::vector<std::vector<const char*>> wrong = {
+      {},
+      {"nothing"},
+      {"generate", "--temperature", "warm"},
+      {"generate", "--pruning", "some"},
+      {"generate", "--score", "best"},
+      {"generate", "--logit_bias", "7"},
+      {"generate", "--overflow", "drop"},
+      {"generate", "--pruning", "off", "--pruning", "paper"},
+      {"generate", "--unknown"},
+      {"health", "--timeout", "-1"},
+      {"abort"}};
   for (const auto& arguments : wrong) {
     const auto parsed = Parse(arguments);
     EXPECT_FALSE(parsed->complete) << testing::PrintToString(arguments);

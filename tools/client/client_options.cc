@@ -29,22 +29,26 @@ void AddSetter(CLI::App* app, const std::string& name, const std::string& help,
       name, [set](const T& value) { set(value); }, help);
 }
 
+enum class Times { kOnce, kMany };
+
 // Turns a parser of ours into CLI11's way to refuse a value.
-void AddParsed(CLI::App* app, const std::string& name, const std::string& help,
+void AddParsed(CLI::App* app, const std::string& name, const std::string& help, Times times,
                std::function<absl::Status(absl::string_view)> parse) {
-  app->add_option_function<std::vector<std::string>>(
-         name,
-         [name, parse](const std::vector<std::string>& values) {
-           for (const std::string& value : values) {
-             const absl::Status status = parse(value);
-             if (!status.ok()) {
-               throw CLI::ValidationError(name, std::string(status.message()));
-             }
-           }
-         },
-         help)
-      ->type_name("TEXT")
-      ->expected(1);
+  CLI::Option* option = app->add_option_function<std::vector<std::string>>(
+      name,
+      [name, parse](const std::vector<std::string>& values) {
+        for (const std::string& value : values) {
+          const absl::Status status = parse(value);
+          if (!status.ok()) throw CLI::ValidationError(name, std::string(status.message()));
+        }
+      },
+      help);
+  option->type_name("TEXT");
+  if (times == Times::kOnce) {
+    option->expected(1);
+  } else {
+    option->allow_extra_args(false);  // one value each time
+  }
 }
 
 void AddSampling(CLI::App* app, v1::SamplingParams* sampling) {
@@ -64,7 +68,7 @@ void AddSampling(CLI::App* app, v1::SamplingParams* sampling) {
   add_float("--presence_penalty", "-2 to 2 (default 0)", &Params::set_presence_penalty);
   AddSetter<uint64_t>(app, "--seed", "the same seed gives the same tokens",
                       [=](uint64_t value) { sampling->set_seed(value); });
-  AddParsed(app, "--logit_bias", "ID=BIAS, added to a token's logit; may be repeated",
+  AddParsed(app, "--logit_bias", "ID=BIAS, added to a token's logit; may be repeated", Times::kMany,
             [=](absl::string_view text) { return ParseLogitBias(text, sampling); });
 }
 
@@ -75,7 +79,7 @@ void AddStopping(CLI::App* app, v1::StoppingCriteria* stopping) {
                      [=](int32_t value) { stopping->set_min_tokens(value); });
   app->add_flag_callback(
       "--ignore_eos", [=] { stopping->set_ignore_eos(true); }, "go on past the end of the answer");
-  AddParsed(app, "--stop", "text that ends the answer; may be repeated",
+  AddParsed(app, "--stop", "text that ends the answer; may be repeated", Times::kMany,
             [=](absl::string_view text) {
               stopping->add_stop_strings(std::string(text));
               return absl::OkStatus();
@@ -86,7 +90,7 @@ void AddStopping(CLI::App* app, v1::StoppingCriteria* stopping) {
            for (const uint32_t id : ids) stopping->add_stop_token_ids(id);
          },
          "token id that ends the answer; may be repeated")
-      ->expected(1);
+      ->allow_extra_args(false);
   app->add_flag_callback(
       "--include_stop", [=] { stopping->set_include_stop(true); },
       "the stop text is part of the output");
@@ -95,7 +99,7 @@ void AddStopping(CLI::App* app, v1::StoppingCriteria* stopping) {
 template <typename Enum>
 void AddEnum(CLI::App* app, const std::string& name, const std::string& help,
              const std::map<std::string, Enum>& values, std::function<void(Enum)> set) {
-  AddParsed(app, name, help, [values, set](absl::string_view text) -> absl::Status {
+  AddParsed(app, name, help, Times::kOnce, [values, set](absl::string_view text) -> absl::Status {
     const auto found = values.find(std::string(text));
     if (found != values.end()) {
       set(found->second);
@@ -112,7 +116,7 @@ void AddEnum(CLI::App* app, const std::string& name, const std::string& help,
 void AddPruning(CLI::App* app, v1::PruningOptions* pruning) {
   AddParsed(app, "--pruning",
             "off, profile, paper, ratio:R or custom:LAYER=TOKENS,... (default: the server's)",
-            [=](absl::string_view text) { return ParsePruning(text, pruning); });
+            Times::kOnce, [=](absl::string_view text) { return ParsePruning(text, pruning); });
   AddSetter<int32_t>(app, "--min_prompt_tokens", "shorter prompts are not pruned",
                      [=](int32_t value) { pruning->set_min_prompt_tokens(value); });
   AddSetter<int32_t>(app, "--sink_blocks", "leading blocks that always stay (default 1)",
