@@ -1,22 +1,23 @@
 #!/usr/bin/env bash
 # Everything that is checked, on a fresh Debian bookworm machine: installs missing packages, builds, runs
-# the tests, closes on ctest's summary. Stages: lint, sanitizers (core libraries), release build, ctest.
+# the tests, closes on ctest's summary. Stages: lint, sanitizers if asked for, release build, ctest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 usage() {
   cat <<'TEXT'
-usage: ./tests/run.sh [--quick] [-R REGEX]
-  --quick    release build and its tests only, no sanitizers
-  -R REGEX   only tests whose name matches (implies --quick)
+usage: ./tests/run.sh [--sanitizers] [-R REGEX]
+  --sanitizers   first build the core libraries' tests with address, undefined-behaviour and thread
+                 sanitizers and run them
+  -R REGEX       only tests whose name matches
 TEXT
 }
-quick=0
+sanitizers=0
 select=()
 while (($#)); do
   case $1 in
-    --quick) quick=1 ;;
-    -R) quick=1; select=(-R "${2:?-R needs a regular expression}"); shift ;;
+    --sanitizers) sanitizers=1 ;;
+    -R) select=(-R "${2:?-R needs a regular expression}"); shift ;;
     -h | --help) usage; exit 0 ;;
     *) echo "unknown argument: $1" >&2; usage >&2; exit 2 ;;
   esac
@@ -47,7 +48,7 @@ build() {  # build PRESET TARGET...
   rm -f "build-$1.log"
 }
 
-if ((!quick)); then
+if ((sanitizers)); then
   stage "address and undefined-behaviour sanitizers"
   build asan-ubsan
   ctest --test-dir build-asan --output-on-failure --stop-on-failure -j 2 -LE heavy >build-asan/ctest.log ||
