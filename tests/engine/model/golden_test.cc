@@ -224,7 +224,11 @@ TEST_P(GoldenTest, LogitsAndGreedyTextAgree) {
 std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const BackendFactory& backend : AllBackends()) {
-    for (const char* prompt : {"short", "p500", "p4000"}) cases.push_back({backend, prompt});
+    for (const std::string prompt : {"short", "p500", "p4000"}) {
+      // Minutes of scalar code would add nothing to what the shorter prompts show.
+      if (backend.name == "cpu_portable" && prompt == "p4000") continue;
+      cases.push_back({backend, prompt});
+    }
   }
   return cases;
 }
