@@ -68,7 +68,7 @@ class OutputProcessorTest : public ::testing::Test {
   }
 
   static const Tokenizer* tokenizer_;
-  StopOptions stop_;
+  StopRules stop_;
   ResponseOptions response_;
   OutputProcessor::Result last_;
   std::string text_;
