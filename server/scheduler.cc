@@ -269,10 +269,11 @@ std::vector<Scheduler::PrefillUnit> Scheduler::NextPrefill() {
   double cost_left = options_.prefill_step_cost;
   for (const Item* item : items) {
     const int64_t rows = RowsFor(item->work);
-    // Only what finishes its run rides along with the first: a piece of a long prompt would delay
-    // the short ones of this step and gain nothing.
-    const bool fits =
-        rows == item->work.rows && rows <= rows_left && CostOf(rows, item->work) <= cost_left;
+    // Only what finishes its run rides along with the first, and of a prompt begun before only what
+    // is no larger: a piece of a long prompt would delay the short ones of this step for nothing.
+    const bool fits = rows == item->work.rows && rows <= rows_left &&
+                      CostOf(rows, item->work) <= cost_left &&
+                      (!item->begun || (!units.empty() && rows <= units.front().rows));
     if (!units.empty() && !fits) continue;
     units.push_back({item->entry.key, rows});
     rows_left -= rows;
@@ -296,6 +297,7 @@ void Scheduler::ChargePrefill(const std::vector<PrefillUnit>& units) {
     Item& item = items_.at(unit.key);
     const double cost = CostOf(unit.rows, item.work);
     item.tag += cost / item.weight;
+    item.begun = true;
     total_cost += cost;
   }
   virtual_time_ += total_cost / weights;

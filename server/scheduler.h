@@ -121,7 +121,8 @@ class Scheduler {
     int bypassed = 0;    // later requests admitted while this one did not fit
     PrefillWork work;
     double weight = 1;
-    double tag = 0;  // virtual time at which its next unit is due
+    bool begun = false;  // some of it was computed
+    double tag = 0;      // virtual time at which its next unit is due
   };
   // Sorts the queue: higher priority first, then arrival.
   using QueueKey = std::pair<int, uint64_t>;

@@ -96,6 +96,7 @@ absl::Status WorkerImpl::Take(Request request, int64_t slabs) {
 
   request.stop.end_tokens = tokenizer_->end_tokens();
   request.stop.max_tokens = request.spec.max_new_tokens;
+  request.stop.ignore_end_tokens |= request.spec.ignore_eos;
   request.spec.end_tokens = request.stop.token_ids;
   if (!request.stop.ignore_end_tokens) {
     request.spec.end_tokens.insert(request.spec.end_tokens.end(), request.stop.end_tokens.begin(),
