@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # Debian bookworm packages that SlimInfer Server needs, and a function that installs what is missing.
 # Sourced by deploy/quickstart.sh and tests/run.sh.
 
@@ -10,6 +11,7 @@ slim_build_packages=(
 )
 slim_test_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev clang-16 libclang-rt-16-dev prometheus openssl haproxy
+  shellcheck
 )
 
 # slim_install PACKAGE...: installs what dpkg does not know as installed; needs no network when
