@@ -40,7 +40,7 @@ if ! cmp -s tests/e2e/requirements.txt .venv-test/ready; then
   cp tests/e2e/requirements.txt .venv-test/ready
 fi
 
-stage "lint"
+stage "lint"  # again in ctest; here because it takes a second and the build minutes
 .venv-test/bin/python tests/lint/check.py
 
 build() {  # build PRESET TARGET...
