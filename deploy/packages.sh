@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # Debian bookworm packages that SlimInfer Server needs, and a function that installs what is missing.
 # Sourced by deploy/quickstart.sh and tests/run.sh.
 
@@ -8,8 +9,14 @@ slim_build_packages=(
   prometheus-cpp-dev libcivetweb-dev zlib1g-dev libcurl4-openssl-dev libssl-dev
   nlohmann-json3-dev libcli11-dev libpcre2-dev
 )
+# What the built programs load; the container's last stage installs only these.
+slim_run_packages=(
+  libgrpc++1.51 libprotobuf32 libabsl20220623 libprometheus-cpp-core1.0 libcivetweb1
+  libpcre2-8-0 libssl3 zlib1g
+)
 slim_test_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev clang-16 libclang-rt-16-dev prometheus openssl haproxy
+  shellcheck
 )
 
 # slim_install PACKAGE...: installs what dpkg does not know as installed; needs no network when

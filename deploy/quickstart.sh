@@ -48,24 +48,33 @@ stop() {
   [[ -n $server ]] && kill "$server" 2>/dev/null && wait "$server" 2>/dev/null
   rm -rf "$work"
 }
+give_up() {  # give_up MESSAGE: with what the server had to say
+  cat "$work/server.log" >&2
+  echo "$1" >&2
+  exit 1
+}
 trap stop EXIT
+trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 build/bin/sliminfer-server --model models/SmolLM2-135M-Instruct.Q4_1.gguf --listen "$grpc" \
   --http_listen "$http" --port_file "$work/ports" "${server_flags[@]}" 2>"$work/server.log" &
 server=$!
-for ((i = 0; i < 100; ++i)); do
-  [[ -s $work/ports ]] && break
+# Up to 60 s: the model is read from a cold disk the first time.
+ready=0
+for ((i = 0; i < 600; ++i)); do
   kill -0 "$server" 2>/dev/null || break
+  if [[ -s $work/ports ]]; then
+    grpc=$(sed -n 's/^grpc=//p' "$work/ports") http=$(sed -n 's/^http=//p' "$work/ports")
+    # Where there is no HTTP endpoint, having written the ports is the sign.
+    if [[ $http == off ]] || curl -fsS -o /dev/null --max-time 2 "http://$http/readyz" 2>/dev/null; then
+      ready=1
+      break
+    fi
+  fi
   sleep 0.1
 done
-[[ -s $work/ports ]] || {
-  cat "$work/server.log" >&2
-  echo "the server did not start" >&2
-  server=
-  exit 1
-}
-grpc=$(sed -n 's/^grpc=//p' "$work/ports") http=$(sed -n 's/^http=//p' "$work/ports")
+((ready)) || give_up "the server did not become ready"
 
 document=deploy/examples/expedition.txt
 question="What is the special magic number for the depot mentioned in the log?"
@@ -73,7 +82,8 @@ echo
 echo "question about $document ($(wc -w <"$document") words): $question"
 echo
 { cat "$document"; printf '\n\n%s\n' "$question"; } |
-  build/bin/sliminfer --address "$grpc" generate --chat --file - --temperature 0 --max_tokens 48
+  build/bin/sliminfer --address "$grpc" generate --chat --file - --temperature 0 --max_tokens 48 ||
+  give_up "the question was not answered"
 cat <<TEXT
 
 gRPC      $grpc
@@ -83,4 +93,4 @@ try       build/bin/sliminfer --address $grpc chat
 TEXT
 if ((once)); then exit 0; fi
 echo "serving until Ctrl-C"
-wait "$server"
+wait "$server" || give_up "the server ended by itself"

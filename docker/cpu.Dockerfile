@@ -12,11 +12,9 @@ RUN cmake --preset release -DSLIM_BUILD_TESTS=OFF \
     && strip build/bin/sliminfer-server build/bin/sliminfer
 
 FROM debian:bookworm-slim
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends \
-       libgrpc++1.51 libprotobuf32 libabsl20220623 libprometheus-cpp-core1.0 libcivetweb1 \
-       libpcre2-8-0 libssl3 zlib1g \
-    && rm -rf /var/lib/apt/lists/*
+COPY deploy/packages.sh /tmp/packages.sh
+RUN bash -c 'source /tmp/packages.sh && slim_install "${slim_run_packages[@]}"' \
+    && rm -rf /tmp/packages.sh /var/lib/apt/lists/*
 COPY --from=build /src/build/bin/sliminfer-server /src/build/bin/sliminfer /usr/local/bin/
 COPY LICENSE /usr/share/doc/sliminfer-server/
 USER 65532:65532

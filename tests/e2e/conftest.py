@@ -1,11 +1,13 @@
 """Starts real servers on free ports and gives tests clients for them."""
 
+import os
 import pathlib
 import re
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 
 import grpc
@@ -13,7 +15,8 @@ import pytest
 from grpc_tools import protoc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build"
+# The build folder under test; ctest names its own.
+BUILD = pathlib.Path(os.environ.get("SLIM_BUILD_DIR", ROOT / "build"))
 MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 _stubs = tempfile.mkdtemp(prefix="slim-stubs-")
@@ -29,7 +32,7 @@ from sliminfer.v1 import control_pb2_grpc, inference_pb2 as pb, inference_pb2_gr
 class Server:
     """A server process on free ports."""
 
-    def __init__(self, *flags, model=MODEL):
+    def __init__(self, *flags, model=MODEL, channel_credentials=None):
         self._work = tempfile.TemporaryDirectory(prefix="slim-e2e-")
         ports = pathlib.Path(self._work.name) / "ports"
         self.log_path = pathlib.Path(self._work.name) / "log"
@@ -44,7 +47,8 @@ class Server:
             time.sleep(0.02)
         found = dict(line.split("=", 1) for line in ports.read_text().split())
         self.address, self.http = found["grpc"], found["http"]
-        self.channel = grpc.insecure_channel(self.address)
+        self.channel = (grpc.secure_channel(self.address, channel_credentials)
+                        if channel_credentials else grpc.insecure_channel(self.address))
         self.inference = inference_pb2_grpc.InferenceStub(self.channel)
         self.control = control_pb2_grpc.ControlStub(self.channel)
 
@@ -66,6 +70,9 @@ class Server:
             if all(found.get(k) == v for k, v in labels.items()):
                 total = (total or 0) + float(match.group(3))
         return total
+
+    def log(self):
+        return self.log_path.read_text()
 
     def used_pages(self):
         return self.metric("kv_cache_blocks", tier="device", state="used")
@@ -96,6 +103,13 @@ def server():
                      "--max_queued_requests", "96", "--max_streams_per_connection", "200")
     yield running
     running.stop()
+
+
+def endless(**fields):
+    """A request that goes on until somebody stops it, or the context ends."""
+    message = request(max_tokens=8000, **fields)
+    message.stopping.ignore_eos = True
+    return message
 
 
 def request(text="The sea was calm and the", max_tokens=16, **fields):
