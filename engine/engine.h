@@ -116,6 +116,12 @@ struct SequenceReport {
   int64_t full_kv_bytes = 0;
 };
 
+// KV cache that a sequence needs in the worst case (no prefix hit, max_new_tokens generated).
+struct KvDemand {
+  int64_t slabs = 0;        // over all layers, reserved while the sequence lives
+  int64_t layer_slabs = 0;  // of the layer that holds most; a step acquires them at a time
+};
+
 // Counters of the prefix cache, and what the KV manager counts. Thread-safe snapshot.
 struct EngineStats {
   KvStats kv;
@@ -149,8 +155,9 @@ class Engine {
   virtual int block_tokens() const = 0;
   virtual int64_t weight_bytes() const = 0;
   virtual int64_t capacity_slabs() const = 0;  // of the whole KV cache
-  // Slabs that the sequence needs in the worst case (no prefix hit, max_new_tokens generated).
-  virtual int64_t SlabsNeeded(const SequenceSpec& spec) const = 0;
+  // The most layer_slabs of all sequences of one step together.
+  virtual int64_t max_layer_slabs_per_step() const = 0;
+  virtual KvDemand KvNeeded(const SequenceSpec& spec) const = 0;
   // The schedule's segments for this prompt length (also prices a request before it runs).
   virtual std::vector<SegmentPlan> Plan(const PruneSchedule& schedule, int64_t tokens) const = 0;
   virtual EngineStats stats() const = 0;

@@ -72,13 +72,14 @@ std::vector<SegmentPlan> LlamaEngine::Plan(const PruneSchedule& schedule, int64_
   return ResolvePlan(schedule, model_->config().num_layers, options_.block_tokens, tokens);
 }
 
-int64_t LlamaEngine::SlabsNeeded(const SequenceSpec& spec) const {
-  int64_t slabs = 0;
+KvDemand LlamaEngine::KvNeeded(const SequenceSpec& spec) const {
+  KvDemand demand;
   for (const KvSegmentSpec& s :
        KvSegments(spec, Plan(spec.pruning, static_cast<int64_t>(spec.prompt.size())))) {
-    slabs += s.num_layers * s.max_blocks;
+    demand.slabs += s.num_layers * s.max_blocks;
+    demand.layer_slabs = std::max(demand.layer_slabs, s.max_blocks);
   }
-  return slabs;
+  return demand;
 }
 
 absl::Status LlamaEngine::CheckSpec(const SequenceSpec& spec) const {

@@ -30,7 +30,8 @@ class LlamaEngine final : public Engine {
   int block_tokens() const override { return options_.block_tokens; }
   int64_t weight_bytes() const override { return model_->weight_bytes(); }
   int64_t capacity_slabs() const override { return kv_->capacity_slabs(); }
-  int64_t SlabsNeeded(const SequenceSpec& spec) const override;
+  int64_t max_layer_slabs_per_step() const override { return kv_->max_layer_slabs_per_step(); }
+  KvDemand KvNeeded(const SequenceSpec& spec) const override;
   std::vector<SegmentPlan> Plan(const PruneSchedule& schedule, int64_t tokens) const override;
   EngineStats stats() const override;
   absl::StatusOr<SequenceId> Add(SequenceSpec spec) override;

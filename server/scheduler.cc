@@ -40,6 +40,9 @@ absl::Status ValidateSchedulerOptions(const SchedulerOptions& options) {
   if (options.kv_capacity_slabs < 1) {
     return OptionError("kv_capacity_slabs", options.kv_capacity_slabs, ">= 1");
   }
+  if (options.max_layer_slabs_per_step < 1) {
+    return OptionError("max_layer_slabs_per_step", options.max_layer_slabs_per_step, ">= 1");
+  }
   if (options.prefill_chunk_tokens < 1) {
     return OptionError("prefill_chunk_tokens", options.prefill_chunk_tokens, ">= 1");
   }
@@ -61,11 +64,18 @@ Scheduler::Scheduler(const SchedulerOptions& options) : options_(options) {
 }
 
 absl::StatusOr<int64_t> Scheduler::Enqueue(const Entry& entry, absl::Time now) {
-  if (entry.slabs > options_.kv_capacity_slabs) {
+  if (entry.kv.slabs > options_.kv_capacity_slabs) {
     return ErrorWithReason(absl::StatusCode::kInvalidArgument, reason::kExceedsCapacity,
-                           absl::StrCat("prompt and max_tokens need ", entry.slabs,
+                           absl::StrCat("prompt and max_tokens need ", entry.kv.slabs,
                                         " slabs of KV cache in the worst case, the cache has ",
                                         options_.kv_capacity_slabs));
+  }
+  if (entry.kv.layer_slabs > options_.max_layer_slabs_per_step) {
+    return ErrorWithReason(absl::StatusCode::kInvalidArgument, reason::kExceedsCapacity,
+                           absl::StrCat("prompt and max_tokens need ", entry.kv.layer_slabs,
+                                        " slabs of a layer in the worst case, the device arena "
+                                        "allows ",
+                                        options_.max_layer_slabs_per_step, " at a time"));
   }
   if (entry.deadline <= now) {
     return ErrorWithReason(absl::StatusCode::kDeadlineExceeded, reason::kDeadline,
@@ -110,7 +120,7 @@ void Scheduler::AdmitWhatFits() {
   for (auto it = waiting_.begin(); it != waiting_.end() && num_running_ < options_.max_running;) {
     Item& item = items_.at(it->second);
     ++it;
-    if (reserved_slabs_ + item.entry.slabs > options_.kv_capacity_slabs) {
+    if (reserved_slabs_ + item.entry.kv.slabs > options_.kv_capacity_slabs) {
       // Was passed often enough: what becomes free from now on is kept for it.
       if (item.bypassed >= options_.max_bypasses) return;
       passed.push_back(&item);
@@ -118,7 +128,7 @@ void Scheduler::AdmitWhatFits() {
     }
     LeaveQueue(item);
     item.state = State::kAdmitted;
-    reserved_slabs_ += item.entry.slabs;
+    reserved_slabs_ += item.entry.kv.slabs;
     ++num_running_;
     admitted_.push_back(item.entry.key);
     bool reserve = false;
@@ -136,7 +146,7 @@ bool Scheduler::Defer(RequestKey key) {
   admitted_.erase(std::remove(admitted_.begin(), admitted_.end(), key), admitted_.end());
   item.state = State::kWaiting;
   --num_running_;
-  reserved_slabs_ -= item.entry.slabs;
+  reserved_slabs_ -= item.entry.kv.slabs;
   waiting_.emplace(QueueKeyOf(item), key);
   waiting_prompt_tokens_ += item.entry.prompt_tokens;
   admission_paused_ = true;
@@ -173,7 +183,7 @@ void Scheduler::Remove(RequestKey key) {
     LeaveQueue(item);
   } else {
     --num_running_;
-    reserved_slabs_ -= item.entry.slabs;
+    reserved_slabs_ -= item.entry.kv.slabs;
     admission_paused_ = false;
     if (item.state == State::kAdmitted) {
       admitted_.erase(std::remove(admitted_.begin(), admitted_.end(), key), admitted_.end());
@@ -224,9 +234,7 @@ Scheduler::Plan Scheduler::NextStep(absl::FunctionRef<bool(RequestKey)> can_deco
   Plan plan;
   const bool prefill_turn = num_prefill_ > 0 && !prefill_was_last_;
   if (!prefill_turn) {
-    for (const auto& [order, key] : decoding_) {
-      if (can_decode(key)) plan.decode.push_back(key);
-    }
+    plan.decode = NextDecode(can_decode);
     prefill_was_last_ = false;
     if (!plan.decode.empty()) return plan;
   }
@@ -235,6 +243,28 @@ Scheduler::Plan Scheduler::NextStep(absl::FunctionRef<bool(RequestKey)> can_deco
     prefill_was_last_ = true;
   }
   return plan;
+}
+
+// All streams where the device arena can hold their caches together, else as many as it can hold,
+// going around by order of arrival.
+std::vector<RequestKey> Scheduler::NextDecode(absl::FunctionRef<bool(RequestKey)> can_decode) {
+  std::vector<RequestKey> chosen;
+  auto it = decoding_.lower_bound(next_decode_);
+  next_decode_ = 0;
+  int64_t room = options_.max_layer_slabs_per_step;
+  for (size_t seen = 0; seen < decoding_.size(); ++seen, ++it) {
+    if (it == decoding_.end()) it = decoding_.begin();
+    const auto& [order, key] = *it;
+    if (!can_decode(key)) continue;
+    const int64_t slabs = items_.at(key).entry.kv.layer_slabs;
+    if (slabs > room) {
+      next_decode_ = order;
+      break;
+    }
+    room -= slabs;
+    chosen.push_back(key);
+  }
+  return chosen;
 }
 
 int64_t Scheduler::RowsFor(const PrefillWork& work) const {
@@ -267,17 +297,20 @@ std::vector<Scheduler::PrefillUnit> Scheduler::NextPrefill() {
   std::vector<PrefillUnit> units;
   int64_t rows_left = options_.prefill_chunk_tokens;
   double cost_left = options_.prefill_step_cost;
+  int64_t room = options_.max_layer_slabs_per_step;
   for (const Item* item : items) {
     const int64_t rows = RowsFor(item->work);
     // Only what finishes its run rides along with the first, and of a prompt begun before only what
     // is no larger: a piece of a long prompt would delay the short ones of this step for nothing.
     const bool fits = rows == item->work.rows && rows <= rows_left &&
                       CostOf(rows, item->work) <= cost_left &&
+                      item->entry.kv.layer_slabs <= room &&
                       (!item->begun || (!units.empty() && rows <= units.front().rows));
     if (!units.empty() && !fits) continue;
     units.push_back({item->entry.key, rows});
     rows_left -= rows;
     cost_left -= CostOf(rows, item->work);
+    room -= item->entry.kv.layer_slabs;
   }
   ChargePrefill(units);
   return units;

@@ -33,6 +33,9 @@ struct SchedulerOptions {
   int64_t max_queued_tokens = 262144;  // their prompt tokens together; one request always fits
   absl::Duration max_queue_wait = absl::Seconds(10);
   int64_t kv_capacity_slabs = 0;       // 0: the engine's (set by Worker::Create)
+  // The most slabs of one layer that the sequences of a step may hold together: a bounded device
+  // arena has to take them all at a time. 0: the engine's (set by Worker::Create).
+  int64_t max_layer_slabs_per_step = 0;
   int64_t prefill_chunk_tokens = 256;  // most rows of one prefill step
   // Cost of one prefill step, in row-layers. Rows cost more late in a long prompt (attention), so a
   // step takes fewer of them there and lasts about as long. 0: prefill_chunk_tokens * layers (set
@@ -53,7 +56,7 @@ class Scheduler {
     RequestKey key{};
     int priority = 0;  // -100 .. 100; orders the queue and weighs the share in prefill
     int64_t prompt_tokens = 0;
-    int64_t slabs = 0;  // worst case
+    KvDemand kv;  // worst case
     absl::Time arrival;
     absl::Time deadline = absl::InfiniteFuture();
   };
@@ -135,6 +138,7 @@ class Scheduler {
   std::vector<Item*> PrefillByTag();
   void ChargePrefill(const std::vector<PrefillUnit>& units);
   std::vector<PrefillUnit> NextPrefill();
+  std::vector<RequestKey> NextDecode(absl::FunctionRef<bool(RequestKey)> can_decode);
   void ClampVirtualTime();
 
   const SchedulerOptions options_;
@@ -149,6 +153,7 @@ class Scheduler {
   int64_t reserved_slabs_ = 0;
   bool admission_paused_ = false;  // after Defer, until a Remove of a running request
   bool prefill_was_last_ = false;
+  uint64_t next_decode_ = 0;       // order of arrival at which the next decode step begins
   double virtual_time_ = 0;  // service per unit of weight that a request active all along has had
   double arrival_tag_ = 0;   // virtual time when the last prefill step was planned
 };

@@ -19,6 +19,9 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(Options options,
                                                        WorkerObserver* observer) {
   SchedulerOptions& scheduler = options.scheduler;
   if (scheduler.kv_capacity_slabs == 0) scheduler.kv_capacity_slabs = engine->capacity_slabs();
+  if (scheduler.max_layer_slabs_per_step == 0) {
+    scheduler.max_layer_slabs_per_step = engine->max_layer_slabs_per_step();
+  }
   if (scheduler.prefill_step_cost == 0) {
     scheduler.prefill_step_cost =
         static_cast<double>(scheduler.prefill_chunk_tokens) * engine->model_config().num_layers;
@@ -56,10 +59,10 @@ absl::Status WorkerImpl::Submit(Request request) {
     status = ErrorWithReason(absl::StatusCode::kInvalidArgument, reason::kBadField,
                              "prompt has 0 tokens, allowed: at least 1");
   } else {
-    const int64_t slabs = engine_->SlabsNeeded(request.spec);
+    const KvDemand kv = engine_->KvNeeded(request.spec);
     MutexLock lock(&mutex_);
     status = Refusal(request.id);
-    if (status.ok()) status = Take(std::move(request), slabs);
+    if (status.ok()) status = Take(std::move(request), kv);
   }
   if (!status.ok()) observer_->OnRejected(ReasonOf(status));
   return status;
@@ -78,13 +81,13 @@ absl::Status WorkerImpl::Refusal(const std::string& id) const {
   return absl::OkStatus();
 }
 
-absl::Status WorkerImpl::Take(Request request, int64_t slabs) {
+absl::Status WorkerImpl::Take(Request request, const KvDemand& kv) {
   const absl::Time now = clock_->Now();
   Scheduler::Entry entry;
   entry.key = RequestKey{next_key_++};
   entry.priority = request.priority;
   entry.prompt_tokens = static_cast<int64_t>(request.spec.prompt.size());
-  entry.slabs = slabs;
+  entry.kv = kv;
   entry.arrival = request.arrival;
   entry.deadline = std::min(request.deadline, request.arrival + options_.max_request_time);
   const absl::StatusOr<int64_t> position = scheduler_.Enqueue(entry, now);

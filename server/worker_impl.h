@@ -67,7 +67,7 @@ class WorkerImpl final : public Worker {
 
   // ---- any thread ----
   absl::Status Refusal(const std::string& id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status Take(Request request, int64_t slabs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Take(Request request, const KvDemand& kv) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Duration RetryDelay(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Wake() ABSL_LOCKS_EXCLUDED(mutex_);
   void WakeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

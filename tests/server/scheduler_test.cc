@@ -26,6 +26,7 @@ SchedulerOptions SmallOptions() {
   options.max_queued_requests = 3;
   options.max_queued_tokens = 1000;
   options.kv_capacity_slabs = 100;
+  options.max_layer_slabs_per_step = 100;
   options.prefill_chunk_tokens = 256;
   options.prefill_step_cost = 256 * kLayers;
   options.max_bypasses = 2;
@@ -40,7 +41,7 @@ Scheduler::Entry MakeEntry(uint64_t key, int64_t prompt_tokens = 10, int64_t sla
   entry.key = RequestKey{key};
   entry.priority = priority;
   entry.prompt_tokens = prompt_tokens;
-  entry.slabs = slabs;
+  entry.kv = {slabs, slabs};
   entry.arrival = kStart;
   return entry;
 }
@@ -234,6 +235,7 @@ TEST(SchedulerOptionsTest, EveryFieldIsChecked) {
       [](SchedulerOptions& o) { o.max_queued_tokens = -1; },
       [](SchedulerOptions& o) { o.max_queue_wait = absl::ZeroDuration(); },
       [](SchedulerOptions& o) { o.kv_capacity_slabs = 0; },
+      [](SchedulerOptions& o) { o.max_layer_slabs_per_step = 0; },
       [](SchedulerOptions& o) { o.prefill_chunk_tokens = 0; },
       [](SchedulerOptions& o) { o.prefill_step_cost = NAN; },
       [](SchedulerOptions& o) { o.min_chunk_tokens = 0; },
@@ -245,6 +247,18 @@ TEST(SchedulerOptionsTest, EveryFieldIsChecked) {
     breakers[i](options);
     EXPECT_EQ(ValidateSchedulerOptions(options).code(), absl::StatusCode::kInvalidArgument) << i;
   }
+}
+
+TEST(SchedulerQueueTest, RefusesWhatTheArenaCanNeverHold) {
+  SchedulerOptions options = SmallOptions();
+  options.max_layer_slabs_per_step = 7;
+  Scheduler scheduler(options);
+  EXPECT_TRUE(scheduler.Enqueue(MakeEntry(1, 10, 7), kStart).ok());
+  const absl::Status status = scheduler.Enqueue(MakeEntry(2, 10, 8), kStart).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReasonOf(status), reason::kExceedsCapacity);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("8 slabs of a layer"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("allows 7"));
 }
 
 // ---- steps ----
@@ -323,6 +337,38 @@ TEST(SchedulerStepTest, NothingToDoIsAnEmptyPlan) {
   EXPECT_TRUE(scheduler.NextStep(Always).empty());
   ASSERT_TRUE(scheduler.Enqueue(MakeEntry(1), kStart).ok());
   EXPECT_TRUE(scheduler.NextStep(Always).empty()) << "admitted, not started";
+}
+
+TEST(SchedulerStepTest, ABoundedArenaDecodesInTurn) {
+  SchedulerOptions options = StepOptions();
+  options.max_layer_slabs_per_step = 5;
+  Scheduler scheduler(options);
+  for (const auto& [key, slabs] : std::map<uint64_t, int64_t>{{1, 2}, {2, 2}, {3, 4}, {4, 1}}) {
+    ASSERT_TRUE(scheduler.Enqueue(MakeEntry(key, 10, slabs), kStart).ok());
+  }
+  for (const RequestKey key : scheduler.TakeAdmitted()) scheduler.StartPrefill(key, PrefillWork{});
+  EXPECT_THAT(Numbers(scheduler.NextStep(Always).decode), ElementsAre(1, 2));
+  EXPECT_THAT(Numbers(scheduler.NextStep(Always).decode), ElementsAre(3, 4));
+  EXPECT_THAT(Numbers(scheduler.NextStep(Always).decode), ElementsAre(1, 2));
+  // The one whose turn it is left: the next one begins.
+  scheduler.Remove(RequestKey{3});
+  EXPECT_THAT(Numbers(scheduler.NextStep(Always).decode), ElementsAre(4, 1, 2));
+  // A stream that takes nothing does not hold up the others.
+  const auto not_two = [](RequestKey key) { return key != RequestKey{2}; };
+  EXPECT_THAT(Numbers(scheduler.NextStep(not_two).decode), ElementsAre(1, 4));
+}
+
+TEST(SchedulerStepTest, ABoundedArenaPrefillsOnlyWhatItHolds) {
+  SchedulerOptions options = StepOptions();
+  options.max_layer_slabs_per_step = 5;
+  Scheduler scheduler(options);
+  for (uint64_t key = 1; key <= 3; ++key) {
+    ASSERT_TRUE(scheduler.Enqueue(MakeEntry(key, 10, 2), kStart).ok());
+  }
+  for (const RequestKey key : scheduler.TakeAdmitted()) scheduler.StartPrefill(key, {10, kLayers});
+  const Scheduler::Plan plan = scheduler.NextStep(Always);
+  ASSERT_EQ(plan.prefill.size(), 2u);
+  EXPECT_EQ(plan.prefill[0].rows, 10);
 }
 
 TEST(SchedulerStepTest, PrefillAndDecodeTakeTurns) {

@@ -40,7 +40,8 @@ class FactsEngine final : public Engine {
   int block_tokens() const override { return 32; }
   int64_t weight_bytes() const override { return 12345; }
   int64_t capacity_slabs() const override { return 1200; }
-  int64_t SlabsNeeded(const SequenceSpec&) const override { return 12; }
+  int64_t max_layer_slabs_per_step() const override { return 300; }
+  KvDemand KvNeeded(const SequenceSpec&) const override { return {12, 3}; }
   std::vector<SegmentPlan> Plan(const PruneSchedule&, int64_t) const override { return {}; }
   EngineStats stats() const override { return {}; }
   absl::StatusOr<SequenceId> Add(SequenceSpec) override { return absl::InternalError("unused"); }

@@ -107,6 +107,25 @@ TEST(WorkerSubmitTest, MoreThanTheCacheHoldsIsServedInTurn) {
   }
 }
 
+TEST(WorkerSubmitTest, MoreThanTheArenaHoldsAtATimeIsServedInTurn) {
+  FakeEngineOptions engine;
+  engine.max_layer_slabs_per_step = 9;  // two requests of 4 blocks; a step with three fails
+  WorkerHarness harness(engine);
+  std::vector<std::unique_ptr<Answer>> answers;
+  for (int i = 0; i < 12; ++i) {
+    answers.push_back(std::make_unique<Answer>());
+    ASSERT_TRUE(harness.Submit(absl::StrCat("r", i), *answers.back(), 100, 20).ok());
+  }
+  for (int i = 0; i < 12; ++i) {
+    EXPECT_TRUE(answers[i]->Await().ok());
+    EXPECT_EQ(answers[i]->tokens(),
+              harness.engine->Expected(MakePrompt(absl::StrCat("r", i), 100), 20));
+  }
+  Answer large;
+  ExpectError(harness.Submit("large", large, 300, 20), absl::StatusCode::kInvalidArgument,
+              reason::kExceedsCapacity);
+}
+
 TEST(WorkerSubmitTest, EngineWithoutRoomIsAskedAgain) {
   std::atomic<int> refusals{0};
   FakeEngineOptions engine;

@@ -59,9 +59,10 @@ const TensorSource& FakeEngine::source() const {
   CheckFailed(__FILE__, __LINE__, "a fake engine has no source");
 }
 
-int64_t FakeEngine::SlabsNeeded(const SequenceSpec& spec) const {
+KvDemand FakeEngine::KvNeeded(const SequenceSpec& spec) const {
   const int64_t tokens = static_cast<int64_t>(spec.prompt.size()) + spec.max_new_tokens;
-  return options_.num_layers * ((tokens + options_.block_tokens - 1) / options_.block_tokens);
+  const int64_t blocks = (tokens + options_.block_tokens - 1) / options_.block_tokens;
+  return {options_.num_layers * blocks, blocks};
 }
 
 std::vector<SegmentPlan> FakeEngine::Plan(const PruneSchedule&, int64_t tokens) const {
@@ -91,7 +92,7 @@ absl::StatusOr<SequenceId> FakeEngine::Add(SequenceSpec spec) {
     if (!status.ok()) return status;
   }
   SLIM_CHECK(!spec.prompt.empty() && spec.max_new_tokens >= 1);
-  const int64_t slabs = SlabsNeeded(spec);
+  const int64_t slabs = KvNeeded(spec).slabs;
   if (used_slabs_.load() + slabs > options_.capacity_slabs) {
     return absl::ResourceExhaustedError("the fake cache is full");
   }
@@ -201,6 +202,14 @@ absl::StatusOr<StepResult> FakeEngine::Step(const StepPlan& plan) {
   if (options_.step_failure) {
     absl::Status status = options_.step_failure(step);
     if (!status.ok()) return status;
+  }
+  int64_t layer_slabs = 0;
+  for (const PrefillItem& item : plan.prefill) {
+    layer_slabs += KvNeeded(Find(item.sequence).spec).layer_slabs;
+  }
+  for (const SequenceId id : plan.decode) layer_slabs += KvNeeded(Find(id).spec).layer_slabs;
+  if (layer_slabs > options_.max_layer_slabs_per_step) {
+    return absl::ResourceExhaustedError("the step needs more slabs of a layer than allowed");
   }
   StepResult result;
   for (size_t i = 0; i < step.rows.size(); ++i) {

@@ -49,6 +49,7 @@ struct FakeEngineOptions {
   int64_t vocab_size = 320;
   int64_t context_tokens = 1 << 20;
   int64_t capacity_slabs = 1 << 20;
+  int64_t max_layer_slabs_per_step = 1 << 20;  // a step that needs more is refused as a whole
   int block_tokens = 32;
   // A prompt runs through these in turn; `tokens_divisor` 2: half of its tokens are left.
   struct Segment {
@@ -86,7 +87,8 @@ class FakeEngine final : public Engine {
   int block_tokens() const override { return options_.block_tokens; }
   int64_t weight_bytes() const override { return 1; }
   int64_t capacity_slabs() const override { return options_.capacity_slabs; }
-  int64_t SlabsNeeded(const SequenceSpec& spec) const override;
+  int64_t max_layer_slabs_per_step() const override { return options_.max_layer_slabs_per_step; }
+  KvDemand KvNeeded(const SequenceSpec& spec) const override;
   std::vector<SegmentPlan> Plan(const PruneSchedule& schedule, int64_t tokens) const override;
   EngineStats stats() const override;
   absl::StatusOr<SequenceId> Add(SequenceSpec spec) override;
