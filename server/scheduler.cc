@@ -303,8 +303,7 @@ std::vector<Scheduler::PrefillUnit> Scheduler::NextPrefill() {
     // Only what finishes its run rides along with the first, and of a prompt begun before only what
     // is no larger: a piece of a long prompt would delay the short ones of this step for nothing.
     const bool fits = rows == item->work.rows && rows <= rows_left &&
-                      CostOf(rows, item->work) <= cost_left &&
-                      item->entry.kv.layer_slabs <= room &&
+                      CostOf(rows, item->work) <= cost_left && item->entry.kv.layer_slabs <= room &&
                       (!item->begun || (!units.empty() && rows <= units.front().rows));
     if (!units.empty() && !fits) continue;
     units.push_back({item->entry.key, rows});

@@ -2,7 +2,8 @@
 """Makes long-context items with known answers for `sliminfer-eval`, one JSON object a line.
 
 Tasks: passkey (a number to remember), niah (several "magic numbers", one asked for), kv (codes of
-things, one asked for). The text around them is prose made here from a seeded grammar, or paragraphs
+things, one asked for), mixed (a magic number, then a code). niah, kv and mixed items also have a
+second question about the same text with its answers, for conversations of two turns. The text around them is prose made here from a seeded grammar, or paragraphs
 of any plain text given with --text. The same arguments give the same items, byte for byte.
 
     tests/bench/make_eval_items.py --per_cell 36 --seed 20 --output items.jsonl   # 324 items
@@ -142,21 +143,28 @@ def read_pool(paths):
 
 
 def needles_of(task, rng):
-    """Introduction, needle sentences (the one asked for first), question and answer."""
+    """Introduction, needle sentences, and (question, answer) of the first ones in their order."""
     if task == "passkey":
         intro, needle, question = rng.choice(PASSKEY)
         value = str(rng.randint(10000, 99999))
-        return intro, [needle.format(value=value)], question, value
+        return intro, [needle.format(value=value)], [(question, value)]
+    if task == "mixed":
+        # The second question asks for something of another kind than the first.
+        _, numbers, number_questions = needles_of("niah", rng)
+        _, codes, code_questions = needles_of("kv", rng)
+        return ("Some numbers are hidden within the following text. Memorize them.",
+                numbers[:2] + codes[:2], [number_questions[0], code_questions[0]])
     wordings, keys, count = (NIAH, CITIES, 4) if task == "niah" else (KV, OBJECTS, 8)
     intro, needle, question = rng.choice(wordings)
     keys = rng.sample(keys, count)
     values = [str(v) for v in rng.sample(range(1000, 10000), count)]
     sentences = [needle.format(key=k, value=v) for k, v in zip(keys, values)]
-    return intro, sentences, question.format(key=keys[0]), values[0]
+    return intro, sentences, [(question.format(key=keys[i]), values[i]) for i in range(2)]
 
 
 def make_item(task, tokens, depth, name, rng, pool):
-    intro, needles, question, answer = needles_of(task, rng)
+    intro, needles, questions = needles_of(task, rng)
+    question, answer = questions[0]
     frame = len(intro) + len(question) + sum(len(n) + 2 for n in needles)
     room = int((tokens - TEMPLATE_TOKENS) * CHARS_PER_TOKEN) - frame
     source = text_paragraphs(rng, pool) if pool else grammar_paragraphs(rng)
@@ -170,8 +178,11 @@ def make_item(task, tokens, depth, name, rng, pool):
     for place, needle in sorted(zip(places, needles), reverse=True):
         paragraphs.insert(place, needle)
     prompt = "\n\n".join([intro] + paragraphs + [question])
-    return {"id": name, "prompt": prompt, "answers": [answer], "task": task,
+    item = {"id": name, "prompt": prompt, "answers": [answer], "task": task,
             "length_tokens": tokens}
+    if len(questions) > 1:
+        item["second_question"], item["second_answers"] = questions[1][0], [questions[1][1]]
+    return item
 
 
 def main():
@@ -191,8 +202,8 @@ def main():
         parser.error(f"--text has {len(pool)} usable paragraphs, at least 50 are needed")
     lines = []
     for task in arguments.tasks.split(","):
-        if task not in ("passkey", "niah", "kv"):
-            parser.error(f"--tasks: '{task}', allowed are passkey, niah, kv")
+        if task not in ("passkey", "niah", "kv", "mixed"):
+            parser.error(f"--tasks: '{task}', allowed are passkey, niah, kv, mixed")
         for length in (int(text) for text in arguments.lengths.split(",")):
             for index in range(arguments.per_cell):
                 rng = random.Random(f"{arguments.seed}/{task}/{length}/{index}")

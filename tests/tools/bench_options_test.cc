@@ -40,13 +40,15 @@ TEST(BenchOptionsTest, PrefillReadsListsAndSizesTheCache) {
 
 TEST(BenchOptionsTest, DecodeReadsTierAndStreams) {
   const Parsed parsed =
-      Parse({"decode", "--contexts", "16,128", "--streams", "4,1", "--kv_tier", "discrete",
-             "--device_share", "0.25", "--no_prefetch", "--decode", "reselect"});
+      Parse({"decode", "--contexts", "16,128", "--streams", "4,1", "--kv_tier",
+             "discrete_no_prefetch,unified", "--device_share", "0.25", "--decode", "reselect"});
   ASSERT_TRUE(parsed.complete);
   EXPECT_THAT(parsed.options.decode.streams, ElementsAre(4, 1));
   EXPECT_EQ(parsed.options.local.streams, 4);
-  EXPECT_EQ(parsed.options.local.kv_tier, KvTier::kDiscrete);
-  EXPECT_FALSE(parsed.options.local.kv_prefetch);
+  ASSERT_EQ(parsed.options.decode.kv.size(), 2u);
+  EXPECT_EQ(parsed.options.decode.kv[0].tier, KvTier::kDiscrete);
+  EXPECT_FALSE(parsed.options.decode.kv[0].prefetch);
+  EXPECT_EQ(parsed.options.decode.kv[1].tier, KvTier::kUnified);
   EXPECT_EQ(parsed.options.decode.decode_mode, DecodeMode::kReselect);
   // Two stream counts, each with 32 measured steps and two before them.
   EXPECT_EQ(parsed.options.local.tokens_per_stream, 128 + 2 * 34 + 1);

@@ -25,13 +25,23 @@ TEST(ParseEvalItemsTest, ReadsLinesAndSkipsEmptyOnes) {
   EXPECT_THAT((*items)[0].answers, ElementsAre("x", "y"));
 }
 
+TEST(ParseEvalItemsTest, ReadsASecondTurn) {
+  const auto items = ParseEvalItems(
+      "f", R"({"id":"a","prompt":"p","answers":["x"],"task":"kv","second_question":"q?",)"
+           R"("second_answers":["z"]})");
+  ASSERT_TRUE(items.ok()) << items.status();
+  EXPECT_EQ((*items)[0].second_question, "q?");
+  EXPECT_THAT((*items)[0].second_answers, ElementsAre("z"));
+}
+
 TEST(ParseEvalItemsTest, NamesFileLineAndFault) {
   for (const char* line :
        {"{", "[]", "1", R"({"id":"a"})", R"({"id":"a","prompt":"p","answers":[],"task":"t"})",
         R"({"id":"a","prompt":"p","answers":[1],"task":"t"})",
         R"({"id":"a","prompt":"p","answers":[""],"task":"t"})",
         R"({"id":1,"prompt":"p","answers":["x"],"task":"t"})",
-        R"({"id":"a","prompt":"","answers":["x"],"task":"t"})"}) {
+        R"({"id":"a","prompt":"","answers":["x"],"task":"t"})",
+        R"({"id":"a","prompt":"p","answers":["x"],"task":"t","second_question":"q?"})"}) {
     const auto items = ParseEvalItems("f.jsonl", std::string(kLine) + "\n" + line);
     ASSERT_FALSE(items.ok()) << line;
     EXPECT_THAT(std::string(items.status().message()), HasSubstr("f.jsonl, line 2")) << line;

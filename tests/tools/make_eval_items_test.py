@@ -28,11 +28,17 @@ class MakeEvalItemsTest(unittest.TestCase):
         self.assertNotEqual(run(*small).stdout, run(*small, "--seed", "21").stdout)
 
     def test_every_item_has_the_fields_and_its_answer(self):
-        made = items("--per_cell", "3", "--lengths", "600,1200")
-        self.assertEqual(len(made), 3 * 2 * 3)
+        made = items("--per_cell", "3", "--lengths", "600,1200", "--tasks", "passkey,niah,kv,mixed")
+        self.assertEqual(len(made), 4 * 2 * 3)
         self.assertEqual(len({item["id"] for item in made}), len(made))
         for item in made:
-            self.assertEqual(sorted(item), ["answers", "id", "length_tokens", "prompt", "task"])
+            fields = ["answers", "id", "length_tokens", "prompt", "task"]
+            if item["task"] != "passkey":
+                fields[4:4] = ["second_answers", "second_question"]
+                self.assertNotEqual(item["second_answers"], item["answers"])
+                self.assertEqual(item["prompt"].count(item["second_answers"][0]), 1)
+                self.assertNotIn(item["second_answers"][0], item["second_question"])
+            self.assertEqual(sorted(item), fields)
             self.assertEqual(len(item["answers"]), 1)
             # The pass key's sentence says it twice; nothing else may look like the answer.
             count = item["prompt"].count(item["answers"][0])

@@ -3,12 +3,15 @@
 #include <algorithm>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "engine/base/status_macros.h"
 
 namespace slim {
 namespace {
 
 constexpr int64_t kMaxTokens = 1 << 20;
+constexpr int64_t kPrefixCacheBytes = int64_t{1} << 30;
 constexpr char kDefaultModel[] = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
 
 // Lists as they were written.
@@ -24,7 +27,6 @@ struct Texts {
   std::string kv_tier = "unified";
   double duration_seconds = 30;
   double request_timeout_seconds = 600;
-  bool no_prefetch = false;
 };
 
 void AddLocal(CLI::App* app, LocalModelOptions* local) {
@@ -48,6 +50,9 @@ void AddPrefill(CLI::App* app, BenchOptions* options, Texts* texts) {
   app->add_option("--max_new_tokens", options->prefill.max_new_tokens, "tokens after each prompt")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
+  app->add_option("--question_tokens", options->prefill.question_tokens,
+                  "also time a question of so many tokens behind a text that is cached")
+      ->check(CLI::Range(int64_t{0}, kMaxTokens));
   app->add_option("--chunk_tokens", options->prefill.chunk_tokens, "rows per step")
       ->check(CLI::Range(int64_t{1}, kMaxTokens))
       ->capture_default_str();
@@ -70,12 +75,13 @@ void AddDecode(CLI::App* app, BenchOptions* options, Texts* texts) {
   app->add_option("--chunk_tokens", options->decode.chunk_tokens, "prefill rows per step")
       ->check(CLI::Range(int64_t{1}, kMaxTokens))
       ->capture_default_str();
-  app->add_option("--kv_tier", texts->kv_tier, "unified or discrete")
-      ->check(CLI::IsMember({"unified", "discrete"}));
+  app->add_option("--kv_tier", texts->kv_tier,
+                  "by turns: unified, discrete, discrete_no_prefetch (pages are fetched when "
+                  "asked for)")
+      ->capture_default_str();
   app->add_option("--device_share", options->local.device_share,
                   "discrete: device arena as a share of all KV")
       ->check(CLI::Range(0.01, 1.0));
-  app->add_flag("--no_prefetch", texts->no_prefetch, "discrete: fetch pages when asked for");
   app->add_option("--seed", options->decode.seed)->capture_default_str();
 }
 
@@ -112,6 +118,21 @@ void AddServe(CLI::App* app, BenchOptions* options, Texts* texts) {
       ->capture_default_str();
 }
 
+absl::StatusOr<std::vector<KvChoice>> ParseKvList(const std::string& text) {
+  std::vector<KvChoice> list;
+  for (const absl::string_view name : absl::StrSplit(text, ',')) {
+    if (name == "unified") {
+      list.push_back({KvTier::kUnified, true});
+    } else if (name == "discrete" || name == "discrete_no_prefetch") {
+      list.push_back({KvTier::kDiscrete, name == "discrete"});
+    } else {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--kv_tier: '", name, "', allowed are unified, discrete and discrete_no_prefetch"));
+    }
+  }
+  return list;
+}
+
 absl::Status Resolve(const Texts& texts, BenchOptions* options) {
   PrefillBenchOptions& prefill = options->prefill;
   DecodeBenchOptions& decode = options->decode;
@@ -122,8 +143,9 @@ absl::Status Resolve(const Texts& texts, BenchOptions* options) {
                             ParseIntList("--lengths", texts.lengths, 1, kMaxTokens));
       SLIM_ASSIGN_OR_RETURN(prefill.pruning, ParsePruningList(texts.prefill_pruning));
       SLIM_RETURN_IF_ERROR(LoadProfiles(prefill.pruning));
-      local.tokens_per_stream = prefill.max_new_tokens +
-                                *std::max_element(prefill.lengths.begin(), prefill.lengths.end());
+      const int64_t longest = *std::max_element(prefill.lengths.begin(), prefill.lengths.end());
+      local.tokens_per_stream = prefill.max_new_tokens + longest;
+      if (prefill.question_tokens > 0) local.prefix_cache_bytes = kPrefixCacheBytes;
       return absl::OkStatus();
     }
     case BenchOptions::Command::kDecode: {
@@ -134,10 +156,7 @@ absl::Status Resolve(const Texts& texts, BenchOptions* options) {
       SLIM_RETURN_IF_ERROR(LoadProfiles(decode.pruning));
       decode.decode_mode =
           texts.decode_mode == "reselect" ? DecodeMode::kReselect : DecodeMode::kFrozen;
-      decode.kv_tier = texts.kv_tier;
-      decode.prefetch = !texts.no_prefetch;
-      local.kv_tier = texts.kv_tier == "discrete" ? KvTier::kDiscrete : KvTier::kUnified;
-      local.kv_prefetch = decode.prefetch;
+      SLIM_ASSIGN_OR_RETURN(decode.kv, ParseKvList(texts.kv_tier));
       local.streams =
           static_cast<int>(*std::max_element(decode.streams.begin(), decode.streams.end()));
       // Every stream count adds its steps to the same streams.

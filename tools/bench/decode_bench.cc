@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "tools/bench/local_benches.h"
 #include "tools/common/statistics.h"
@@ -9,36 +10,59 @@
 namespace slim {
 namespace {
 
-constexpr int kWarmUpSteps = 2;
+constexpr int64_t kWarmUpSteps = 2;
+constexpr int64_t kTurns = 4;
 
-// Seconds of every measured step of all streams together.
-absl::StatusOr<std::vector<double>> TimeSteps(const DecodeBenchOptions& options, LocalModel* model,
-                                              const std::vector<SequenceId>& streams) {
-  std::vector<double> seconds;
-  for (int64_t step = -kWarmUpSteps; step < options.max_new_tokens; ++step) {
-    const absl::Time begin = model->clock.Now();
-    SLIM_RETURN_IF_ERROR(RunDecodeStep(*model, streams).status());
-    if (step >= 0) seconds.push_back(absl::ToDoubleSeconds(model->clock.Now() - begin));
+// The streams of one KV memory, and what their steps took.
+struct Case {
+  LocalModel* model = nullptr;
+  const KvChoice* kv = nullptr;
+  std::vector<PrefillResult> streams;
+  std::vector<SequenceId> ids;
+  std::vector<double> seconds;  // of every measured step of all streams together
+  KvStats before;
+};
+
+absl::Status RunSteps(Case* one, int64_t steps) {
+  for (int64_t step = 0; step < steps; ++step) {
+    const absl::Time begin = one->model->clock.Now();
+    SLIM_RETURN_IF_ERROR(RunDecodeStep(*one->model, one->ids).status());
+    one->seconds.push_back(absl::ToDoubleSeconds(one->model->clock.Now() - begin));
   }
-  return seconds;
+  return absl::OkStatus();
 }
 
-absl::StatusOr<DecodeRow> Measure(const DecodeBenchOptions& options, LocalModel* model,
-                                  const std::vector<SequenceId>& streams) {
-  const KvStats before = model->engine->stats().kv;
-  SLIM_ASSIGN_OR_RETURN(const std::vector<double> seconds, TimeSteps(options, model, streams));
-  const KvStats after = model->engine->stats().kv;
+// The memories take turns, so that their ratios come from the same minutes of the machine.
+absl::Status MeasureByTurns(const DecodeBenchOptions& options, std::vector<Case>* cases) {
+  for (Case& one : *cases) {
+    SLIM_RETURN_IF_ERROR(RunSteps(&one, kWarmUpSteps));
+    one.seconds.clear();
+    one.before = one.model->engine->stats().kv;
+  }
+  const int64_t steps = options.max_new_tokens;
+  const int64_t turns = std::min(kTurns, steps);
+  for (int64_t turn = 0; turn < turns; ++turn) {
+    for (Case& one : *cases) {
+      SLIM_RETURN_IF_ERROR(RunSteps(&one, (turn + 1) * steps / turns - turn * steps / turns));
+    }
+  }
+  return absl::OkStatus();
+}
+
+DecodeRow MakeRow(const Case& one) {
+  const KvStats after = one.model->engine->stats().kv;
   DecodeRow row;
-  row.streams = static_cast<int>(streams.size());
-  row.seconds_per_token_median = Median(seconds);
+  row.streams = static_cast<int>(one.streams.size());
+  row.seconds_per_token_median = Median(one.seconds);
   double total = 0;
-  for (const double one : seconds) total += one;
-  row.tokens_per_second = static_cast<double>(seconds.size() * streams.size()) / total;
-  // The two warm-up steps count in the stall too: they are a small part of it.
-  row.kv_stall_share = (after.stall_seconds - before.stall_seconds) / total;
-  const auto on_time = static_cast<double>(after.prefetch_on_time - before.prefetch_on_time);
-  const auto late = static_cast<double>(after.prefetch_late - before.prefetch_late);
+  for (const double step : one.seconds) total += step;
+  row.tokens_per_second = static_cast<double>(one.seconds.size() * one.streams.size()) / total;
+  row.kv_stall_share = (after.stall_seconds - one.before.stall_seconds) / total;
+  const auto on_time = static_cast<double>(after.prefetch_on_time - one.before.prefetch_on_time);
+  const auto late = static_cast<double>(after.prefetch_late - one.before.prefetch_late);
   if (on_time + late > 0) row.prefetch_on_time_share = on_time / (on_time + late);
+  row.kv_tier = one.kv->tier == KvTier::kDiscrete ? "discrete" : "unified";
+  row.prefetch = one.kv->prefetch;
   return row;
 }
 
@@ -63,29 +87,36 @@ absl::StatusOr<PrefillResult> StartStream(const DecodeBenchOptions& options,
 }  // namespace
 
 absl::StatusOr<std::vector<DecodeRow>> RunDecodeBench(const DecodeBenchOptions& options,
-                                                      LocalModel* model) {
+                                                      absl::Span<LocalModel* const> models) {
+  SLIM_CHECK(models.size() == options.kv.size());
   std::vector<int64_t> counts = options.streams;
   std::sort(counts.begin(), counts.end());
   std::vector<DecodeRow> rows;
   for (const int64_t context : options.contexts) {
     for (const PruningChoice& choice : options.pruning) {
-      std::vector<PrefillResult> streams;
-      std::vector<SequenceId> ids;
+      std::vector<Case> cases(models.size());
+      for (size_t i = 0; i < models.size(); ++i) {
+        cases[i].model = models[i];
+        cases[i].kv = &options.kv[i];
+      }
       for (const int64_t count : counts) {
-        while (static_cast<int64_t>(streams.size()) < count) {
-          SLIM_ASSIGN_OR_RETURN(
-              PrefillResult stream,
-              StartStream(options, choice, context, static_cast<int64_t>(streams.size()), model));
-          ids.push_back(stream.sequence.id());
-          streams.push_back(std::move(stream));
+        for (Case& one : cases) {
+          while (static_cast<int64_t>(one.streams.size()) < count) {
+            SLIM_ASSIGN_OR_RETURN(PrefillResult stream,
+                                  StartStream(options, choice, context,
+                                              static_cast<int64_t>(one.streams.size()), one.model));
+            one.ids.push_back(stream.sequence.id());
+            one.streams.push_back(std::move(stream));
+          }
         }
-        SLIM_ASSIGN_OR_RETURN(DecodeRow row, Measure(options, model, ids));
-        row.context = context;
-        row.pruning = choice.name;
-        row.decode_mode = options.decode_mode == DecodeMode::kReselect ? "reselect" : "frozen";
-        row.kv_tier = options.kv_tier;
-        row.prefetch = options.prefetch;
-        rows.push_back(std::move(row));
+        SLIM_RETURN_IF_ERROR(MeasureByTurns(options, &cases));
+        for (const Case& one : cases) {
+          DecodeRow row = MakeRow(one);
+          row.context = context;
+          row.pruning = choice.name;
+          row.decode_mode = options.decode_mode == DecodeMode::kReselect ? "reselect" : "frozen";
+          rows.push_back(std::move(row));
+        }
       }
     }
   }

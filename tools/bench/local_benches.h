@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "tools/common/local_engine.h"
 #include "tools/common/pruning_choice.h"
 #include "tools/common/result_json.h"
@@ -20,12 +21,21 @@ struct PrefillBenchOptions {
   int runs = 5;
   int64_t max_new_tokens = 1;
   int64_t chunk_tokens = 512;
+  // Above 0: one more row per length and mode for a question of so many tokens behind a text that
+  // the prefix cache holds.
+  int64_t question_tokens = 0;
   uint64_t seed = 1;
 };
 
 // One row per length and mode, in that order; one warm-up each, not counted.
 absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOptions& options,
                                                         LocalModel* model);
+
+// Where cached keys and values lie.
+struct KvChoice {
+  KvTier tier = KvTier::kUnified;
+  bool prefetch = true;  // discrete: false fetches pages only when they are asked for
+};
 
 struct DecodeBenchOptions {
   std::vector<int64_t> contexts;  // prompt tokens of each stream
@@ -36,15 +46,14 @@ struct DecodeBenchOptions {
   int64_t max_new_tokens = 32;       // measured steps, after two that are not
   int64_t chunk_tokens = 512;
   uint64_t seed = 1;
-  // What the model was opened with, for the rows.
-  std::string kv_tier;
-  bool prefetch = true;
+  std::vector<KvChoice> kv = {KvChoice()};
 };
 
-// One row per context, mode and stream count. Streams are added one after the other, each with a
-// prompt of its own, and measured at every count asked for.
+// One row per context, mode, stream count and KV memory; models[i] was opened with options.kv[i].
+// Streams are added one after the other, each with a prompt of its own, and measured at every count
+// asked for, the memories by turns.
 absl::StatusOr<std::vector<DecodeRow>> RunDecodeBench(const DecodeBenchOptions& options,
-                                                      LocalModel* model);
+                                                      absl::Span<LocalModel* const> models);
 
 std::string PrefillTable(const std::vector<PrefillRow>& rows);
 std::string DecodeTable(const std::vector<DecodeRow>& rows);

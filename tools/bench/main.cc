@@ -38,15 +38,24 @@ absl::Status RunServe(const BenchOptions& options) {
 
 absl::Status Run(const BenchOptions& options) {
   if (options.command == BenchOptions::Command::kServe) return RunServe(options);
-  SLIM_ASSIGN_OR_RETURN(const std::unique_ptr<LocalModel> model, OpenLocalModel(options.local));
   if (options.command == BenchOptions::Command::kPrefill) {
+    SLIM_ASSIGN_OR_RETURN(const std::unique_ptr<LocalModel> model, OpenLocalModel(options.local));
     SLIM_ASSIGN_OR_RETURN(const std::vector<PrefillRow> rows,
                           RunPrefillBench(options.prefill, model.get()));
     return Publish(options, model->Machine(), rows, PrefillTable(rows));
   }
-  SLIM_ASSIGN_OR_RETURN(const std::vector<DecodeRow> rows,
-                        RunDecodeBench(options.decode, model.get()));
-  return Publish(options, model->Machine(), rows, DecodeTable(rows));
+  std::vector<std::unique_ptr<LocalModel>> opened;
+  std::vector<LocalModel*> models;
+  for (const KvChoice& kv : options.decode.kv) {
+    LocalModelOptions local = options.local;
+    local.kv_tier = kv.tier;
+    local.kv_prefetch = kv.prefetch;
+    SLIM_ASSIGN_OR_RETURN(std::unique_ptr<LocalModel> model, OpenLocalModel(local));
+    models.push_back(model.get());
+    opened.push_back(std::move(model));
+  }
+  SLIM_ASSIGN_OR_RETURN(const std::vector<DecodeRow> rows, RunDecodeBench(options.decode, models));
+  return Publish(options, models[0]->Machine(), rows, DecodeTable(rows));
 }
 
 int Main(int argc, char** argv) {

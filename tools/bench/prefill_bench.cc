@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 
 #include "engine/base/status_macros.h"
@@ -11,6 +12,8 @@ namespace {
 
 // What one mode at one length needs and gathers.
 struct Case {
+  std::string name;
+  bool cached = false;  // all but the question comes from the prefix cache
   SequenceSpec spec;
   std::vector<SegmentPlan> plan;
   std::vector<double> seconds;
@@ -21,6 +24,7 @@ absl::StatusOr<Case> MakeCase(const PruningChoice& choice, int64_t length,
                               const PrefillBenchOptions& options, const LocalModel& model) {
   const Engine& engine = *model.engine;
   Case made;
+  made.name = choice.name;
   made.spec.prompt =
       RandomPrompt(*model.tokenizer, length, options.seed + static_cast<uint64_t>(length));
   made.spec.max_new_tokens = options.max_new_tokens;
@@ -30,6 +34,16 @@ absl::StatusOr<Case> MakeCase(const PruningChoice& choice, int64_t length,
                                                       engine.model_config(), model.profile));
   made.plan = engine.Plan(made.spec.pruning, length);
   return made;
+}
+
+// The same text with the question number `run`. Its own cache salt keeps modes apart.
+void AskAnotherQuestion(const PrefillBenchOptions& options, int run, const LocalModel& model,
+                        Case* one) {
+  std::vector<int32_t>& prompt = one->spec.prompt;
+  const int64_t tokens = std::min(options.question_tokens, static_cast<int64_t>(prompt.size()));
+  const std::vector<int32_t> question =
+      RandomPrompt(*model.tokenizer, tokens, options.seed + 7919 + static_cast<uint64_t>(run));
+  std::copy(question.begin(), question.end(), prompt.end() - tokens);
 }
 
 absl::Status RunOnce(const PrefillBenchOptions& options, LocalModel* model, Case* one) {
@@ -43,19 +57,21 @@ absl::Status RunOnce(const PrefillBenchOptions& options, LocalModel* model, Case
   return absl::OkStatus();
 }
 
-PrefillRow MakeRow(const PruningChoice& choice, int64_t length, const ModelConfig& config,
-                   const Case& one) {
+PrefillRow MakeRow(int64_t length, const ModelConfig& config, const Case& one) {
   PrefillRow row;
   row.length = length;
-  row.pruning = choice.name;
+  row.pruning = one.name;
+  row.cached_tokens = one.report.cached_tokens;
   row.runs = static_cast<int>(one.seconds.size());
   row.ttft_seconds_median = Median(one.seconds);
   row.ttft_seconds_p95 = Percentile(one.seconds, 95);
   row.tokens_per_second = static_cast<double>(length) / row.ttft_seconds_median;
   row.retained_tokens = one.plan.back().num_tokens;
-  const double flops = PrunedPrefillFlops(config, one.plan);
-  row.bound_speedup = DensePrefillFlops(config, length) / flops;
-  row.bound_speedup_full_dense = FullDensePrefillFlops(config, length) / flops;
+  if (!one.cached) {
+    const double flops = PrunedPrefillFlops(config, one.plan);
+    row.bound_speedup = DensePrefillFlops(config, length) / flops;
+    row.bound_speedup_full_dense = FullDensePrefillFlops(config, length) / flops;
+  }
   if (one.report.full_kv_bytes > 0) {
     row.kv_bytes_ratio = static_cast<double>(one.report.stored_kv_bytes) /
                          static_cast<double>(one.report.full_kv_bytes);
@@ -76,24 +92,34 @@ absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOption
     for (const PruningChoice& choice : options.pruning) {
       SLIM_ASSIGN_OR_RETURN(Case made, MakeCase(choice, length, options, *model));
       cases.push_back(std::move(made));
+      if (options.question_tokens == 0) continue;
+      Case cached = cases.back();
+      cached.name += "+cached";
+      cached.cached = true;
+      cached.spec.bypass_prefix_cache = false;
+      cached.spec.cache_salt = cached.name;
+      cases.push_back(std::move(cached));
     }
     for (int run = -1; run < options.runs; ++run) {
       // Each run begins with another mode, so that none always follows the same one.
       for (size_t i = 0; i < cases.size(); ++i) {
         Case& one = cases[(i + static_cast<size_t>(run + 1)) % cases.size()];
+        if (one.cached) AskAnotherQuestion(options, run, *model, &one);
         SLIM_RETURN_IF_ERROR(RunOnce(options, model, &one));
         if (run < 0) one.seconds.clear();
       }
     }
     double off_seconds = kNoValue;
     for (size_t i = 0; i < cases.size(); ++i) {
-      if (options.pruning[i].budget == PruningChoice::Budget::kOff) {
-        off_seconds = Median(cases[i].seconds);
-      }
+      if (cases[i].name == "off") off_seconds = Median(cases[i].seconds);
     }
     for (size_t i = 0; i < cases.size(); ++i) {
-      rows.push_back(MakeRow(options.pruning[i], length, model->engine->model_config(), cases[i]));
+      rows.push_back(MakeRow(length, model->engine->model_config(), cases[i]));
       rows.back().speedup_vs_off = off_seconds / rows.back().ttft_seconds_median;
+      if (cases[i].cached) {  // the same mode without the cache is the row before
+        rows.back().speedup_vs_cold =
+            Median(cases[i - 1].seconds) / rows.back().ttft_seconds_median;
+      }
     }
   }
   return rows;
@@ -101,14 +127,15 @@ absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOption
 
 std::string PrefillTable(const std::vector<PrefillRow>& rows) {
   TextTable table({"length", "pruning", "runs", "ttft s", "p95 s", "tok/s", "kept", "speedup",
-                   "bound", "of bound", "KV", "KV bound"});
+                   "bound", "of bound", "KV", "KV bound", "cached", "vs cold"});
   for (const PrefillRow& row : rows) {
     table.AddRow({Grouped(row.length), row.pruning, Grouped(row.runs),
                   Number(row.ttft_seconds_median, 3), Number(row.ttft_seconds_p95, 3),
                   Number(row.tokens_per_second, 1), Grouped(row.retained_tokens),
                   Number(row.speedup_vs_off, 2), Number(row.bound_speedup, 2),
                   Number(row.speedup_vs_off / row.bound_speedup, 2), Number(row.kv_bytes_ratio, 3),
-                  Number(row.kv_bytes_ratio_bound, 3)});
+                  Number(row.kv_bytes_ratio_bound, 3), Grouped(row.cached_tokens),
+                  Number(row.speedup_vs_cold, 2)});
   }
   return table.Render();
 }

@@ -43,7 +43,9 @@ json ToJson(const PrefillRow& row) {
               {"speedup_vs_off", Value(row.speedup_vs_off)},
               {"bound_speedup_full_dense", Value(row.bound_speedup_full_dense)},
               {"kv_bytes_ratio", Value(row.kv_bytes_ratio)},
-              {"kv_bytes_ratio_bound", Value(row.kv_bytes_ratio_bound)}};
+              {"kv_bytes_ratio_bound", Value(row.kv_bytes_ratio_bound)},
+              {"cached_tokens", row.cached_tokens},
+              {"speedup_vs_cold", Value(row.speedup_vs_cold)}};
 }
 
 json ToJson(const DecodeRow& row) {

@@ -38,6 +38,8 @@ struct PrefillRow {
       kNoValue;                            // over a dense pass that computes the whole last layer
   double kv_bytes_ratio = kNoValue;        // prompt KV kept, of what dense keeps
   double kv_bytes_ratio_bound = kNoValue;  // the same by formula
+  int64_t cached_tokens = 0;               // that came from the prefix cache
+  double speedup_vs_cold = kNoValue;       // over the same mode without the prefix cache
 };
 
 struct DecodeRow {

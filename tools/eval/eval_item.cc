@@ -25,6 +25,23 @@ absl::StatusOr<std::string> TextOf(const json& object, const char* key) {
   return found->get<std::string>();
 }
 
+absl::StatusOr<std::vector<std::string>> TextsOf(const json& object, const char* key) {
+  const auto found = object.find(key);
+  if (found == object.end() || !found->is_array() || found->empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", key, "' must be a list with at least one text"));
+  }
+  std::vector<std::string> texts;
+  for (const json& text : *found) {
+    if (!text.is_string() || text.get_ref<const std::string&>().empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("'", key, "' must hold texts that are not empty"));
+    }
+    texts.push_back(text.get<std::string>());
+  }
+  return texts;
+}
+
 absl::StatusOr<EvalItem> ParseItem(absl::string_view line) {
   const json object = json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
   if (!object.is_object()) return absl::InvalidArgumentError("not a JSON object");
@@ -32,15 +49,10 @@ absl::StatusOr<EvalItem> ParseItem(absl::string_view line) {
   SLIM_ASSIGN_OR_RETURN(item.id, TextOf(object, "id"));
   SLIM_ASSIGN_OR_RETURN(item.prompt, TextOf(object, "prompt"));
   SLIM_ASSIGN_OR_RETURN(item.task, TextOf(object, "task"));
-  const auto answers = object.find("answers");
-  if (answers == object.end() || !answers->is_array() || answers->empty()) {
-    return absl::InvalidArgumentError("'answers' must be a list with at least one text");
-  }
-  for (const json& answer : *answers) {
-    if (!answer.is_string() || answer.get_ref<const std::string&>().empty()) {
-      return absl::InvalidArgumentError("'answers' must hold texts that are not empty");
-    }
-    item.answers.push_back(answer.get<std::string>());
+  SLIM_ASSIGN_OR_RETURN(item.answers, TextsOf(object, "answers"));
+  if (object.contains("second_question")) {
+    SLIM_ASSIGN_OR_RETURN(item.second_question, TextOf(object, "second_question"));
+    SLIM_ASSIGN_OR_RETURN(item.second_answers, TextsOf(object, "second_answers"));
   }
   const auto length = object.find("length_tokens");
   if (length != object.end() && length->is_number_integer()) {

@@ -1,6 +1,7 @@
 // Evaluation items: long prompts with known answers, one JSON object a line:
 //   {"id": "...", "prompt": "the user's message", "answers": ["14872"], "task": "passkey",
 //    "length_tokens": 1917}
+// and for conversations of two turns "second_question": "...", "second_answers": ["..."].
 // Pure functions and plain values.
 #ifndef TOOLS_EVAL_EVAL_ITEM_H_
 #define TOOLS_EVAL_EVAL_ITEM_H_
@@ -22,6 +23,8 @@ struct EvalItem {
   std::vector<std::string> answers;  // at least one, none empty
   std::string task;
   int64_t length_tokens = 0;
+  std::string second_question;  // about the same text, empty: none
+  std::vector<std::string> second_answers;
 };
 
 // INVALID_ARGUMENT with `name`, line number and what is wrong. Empty lines are skipped.
