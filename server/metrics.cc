@@ -210,7 +210,10 @@ class PrometheusMetrics final : public Metrics {
         prune_seconds_(Histograms("prune_step_seconds", "Time of a layer's pruning decision.")),
         kv_stall_(Histograms("kv_stall_seconds", "Time a step waited for cached blocks.")),
         cancel_latency_(Histograms("cancel_latency_seconds",
-                                   "From the cancel to the last page freed, by phase.")) {}
+                                   "From the cancel to the last page freed, by phase.")) {
+    // There from the start: a rate over a series that only appears with its first stall misses it.
+    kv_stall_.Add({{"cause", "transfer"}}, ShortBuckets());
+  }
 
   void SetStatsSource(std::function<WorkerStats()> source) override {
     absl::MutexLock lock(&source_mutex_);

@@ -124,7 +124,7 @@ def test_errors_have_an_exit_code_and_a_text(run, arguments, code, expected):
 
 def test_errors_as_json(run):
     done = run("--json", "generate", "x", "--top_p", "2")
-    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    error = json.loads(done.stdout.splitlines()[-1])["error"]
     assert error["code"] == "INVALID_ARGUMENT" and error["reason"] == "BAD_FIELD"
 
 

@@ -104,7 +104,8 @@ def test_counts_add_up():
         assert server.metric("inter_token_latency_seconds_count") == tokens - 5
         assert server.metric("request_success_total") == 5
         server.wait_until(lambda: server.metric(
-            "requests_total", grpc_method="GenerateUnary", grpc_code="OK") == 5, "5 calls")
+            "requests_total", grpc_method="sliminfer.v1.Inference/GenerateUnary",
+            grpc_code="OK") == 5, "5 calls")
         assert server.metric("prefill_tokens_total", outcome="pruned") == 0
         assert server.metric("prompt_kv_bytes_total", kind="stored") == \
             server.metric("prompt_kv_bytes_total", kind="full_equivalent")

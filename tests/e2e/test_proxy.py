@@ -32,7 +32,8 @@ class Proxy:
         first = [line for line in text.splitlines() if line.strip().startswith("server one ")]
         assert len(first) == 1
         # More servers are more lines like the first.
-        lines = [f"  server s{i} {s.address} port {s.http.rsplit(':', 1)[1]}"
+        protocols = first[0].rsplit('"', 1)[1]
+        lines = [f"  server s{i} {s.address} port {s.http.rsplit(':', 1)[1]}{protocols}"
                  for i, s in enumerate(servers)]
         config = folder / "haproxy.cfg"
         config.write_text(text.replace(first[0], "\n".join(lines)))
