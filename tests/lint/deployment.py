@@ -134,7 +134,8 @@ def check(root, python):
     problems += run_tool(root, "/usr/sbin/haproxy", "-c", "-f", "deploy/haproxy/haproxy.cfg")
     problems += run_tool(root, python, "-m", "kubernetes_validate", "--strict", "--quiet",
                          "deploy/kubernetes/sliminfer.yaml")
-    scripts = [*sorted(root.glob("deploy/*.sh")), root / "tests/run.sh", root / ".ci/run"]
+    scripts = [*sorted(root.glob("deploy/*.sh")), *sorted(root.glob("docker/*.sh")),
+               root / "tests/run.sh", root / ".ci/run"]
     problems += run_tool(root, "shellcheck", "--severity=warning", "--external-sources",
                          "--source-path=SCRIPTDIR", *map(str, scripts))
     return problems
