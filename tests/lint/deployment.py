@@ -96,8 +96,10 @@ def check_drain(root):
     for document in yaml.safe_load_all((root / "deploy/kubernetes/sliminfer.yaml").read_text()):
         if document["kind"] == "Deployment":
             pod = document["spec"]["template"]["spec"]
-            pause = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
-            if pod["terminationGracePeriodSeconds"] <= drain + pause:
+            server = pod["containers"][0]
+            pause = int(server["lifecycle"]["preStop"]["exec"]["command"][1])
+            own = re.search(r"--drain_timeout=(\d+)s", " ".join(server.get("args", [])))
+            if pod["terminationGracePeriodSeconds"] <= (int(own.group(1)) if own else drain) + pause:
                 problems.append("deploy/kubernetes: the grace period is shorter than the drain")
     return problems
 
