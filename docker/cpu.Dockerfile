@@ -14,7 +14,7 @@ RUN cmake --preset release -DSLIM_BUILD_TESTS=OFF \
 FROM debian:bookworm-slim
 COPY deploy/packages.sh /tmp/packages.sh
 RUN bash -c 'source /tmp/packages.sh && slim_install "${slim_run_packages[@]}"' \
-    && rm -rf /tmp/packages.sh /var/lib/apt/lists/*
+    && rm -rf /tmp/packages.sh /var/lib/apt/lists/* /var/cache/apt/*.bin
 COPY --from=build /src/build/bin/sliminfer-server /src/build/bin/sliminfer /usr/local/bin/
 COPY LICENSE /usr/share/doc/sliminfer-server/
 USER 65532:65532

@@ -15,8 +15,8 @@ from conftest import MODEL, ROOT
 QUICKSTART = ROOT / "deploy" / "quickstart.sh"
 
 
-def children(group):
-    """Processes of a process group that are still there."""
+def children(session):
+    """Processes of a session that are still there."""
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -24,13 +24,13 @@ def children(group):
                 fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
             except OSError:
                 continue
-            if int(fields[2]) == group and fields[0] != "Z":
+            if int(fields[3]) == session and fields[0] != "Z":
                 found.append(int(entry.name))
     return found
 
 
 def start(*arguments, **environment):
-    """In a process group of its own, with no way to the network's package index."""
+    """In a session of its own, with no way to the network's package index."""
     return subprocess.Popen(
         [QUICKSTART, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True, env={**os.environ, "PIP_NO_INDEX": "1", **environment})
@@ -80,6 +80,23 @@ def test_every_way_out_takes_the_server_along(name, code):
         process.send_signal(getattr(signal, name))
     process.communicate(timeout=40)
     assert process.returncode == code
+    no_leftovers(process)
+
+
+def test_ctrl_c_lets_an_answer_that_is_under_way_finish():
+    process = start()
+    output = wait_for(process, "serving until Ctrl-C")
+    address = re.search(r"gRPC +(\S+)", output).group(1)
+    client = subprocess.Popen(
+        [ROOT / "build/bin/sliminfer", "--address", address, "generate", "--ignore_eos",
+         "--max_tokens", "150", "The sea"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert client.stdout.read(1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, log = client.communicate(timeout=60)
+    assert client.returncode == 0, log
+    assert b"150 new tokens" in log, log
+    process.communicate(timeout=40)
+    assert process.returncode == 130
     no_leftovers(process)
 
 

@@ -96,8 +96,10 @@ def check_drain(root):
     for document in yaml.safe_load_all((root / "deploy/kubernetes/sliminfer.yaml").read_text()):
         if document["kind"] == "Deployment":
             pod = document["spec"]["template"]["spec"]
-            pause = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
-            if pod["terminationGracePeriodSeconds"] <= drain + pause:
+            server = pod["containers"][0]
+            pause = int(server["lifecycle"]["preStop"]["exec"]["command"][1])
+            own = re.search(r"--drain_timeout=(\d+)s", " ".join(server.get("args", [])))
+            if pod["terminationGracePeriodSeconds"] <= (int(own.group(1)) if own else drain) + pause:
                 problems.append("deploy/kubernetes: the grace period is shorter than the drain")
     return problems
 
@@ -134,7 +136,8 @@ def check(root, python):
     problems += run_tool(root, "/usr/sbin/haproxy", "-c", "-f", "deploy/haproxy/haproxy.cfg")
     problems += run_tool(root, python, "-m", "kubernetes_validate", "--strict", "--quiet",
                          "deploy/kubernetes/sliminfer.yaml")
-    scripts = [*sorted(root.glob("deploy/*.sh")), root / "tests/run.sh", root / ".ci/run"]
+    scripts = [*sorted(root.glob("deploy/*.sh")), *sorted(root.glob("docker/*.sh")),
+               root / "tests/run.sh", root / ".ci/run"]
     problems += run_tool(root, "shellcheck", "--severity=warning", "--external-sources",
                          "--source-path=SCRIPTDIR", *map(str, scripts))
     return problems

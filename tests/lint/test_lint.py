@@ -91,6 +91,8 @@ def copy(tmp_path):
     ("deploy/compose.yaml", "services:", "services: [", "compose.yaml"),
     ("deploy/kubernetes/sliminfer.yaml", "terminationGracePeriodSeconds: 45",
      "terminationGracePeriodSeconds: 30", "grace"),
+    ("deploy/kubernetes/sliminfer.yaml", "--drain_timeout=25s", "--drain_timeout=60s", "grace"),
+    ("docker/check_image.sh", "set -euo pipefail", "cd $nowhere/x; rm -r $UNSET/*", "shellcheck"),
     ("deploy/kubernetes/sliminfer.yaml", "runAsNonRoot", "runAsNonRot", "kubernetes_validate"),
     ("deploy/haproxy/haproxy.cfg", "option httpchk", "option httpcheck", "haproxy"),
     ("deploy/prometheus/alerts.yml", "sliminfer_healthy", "sliminfer_health", "sliminfer_health"),
