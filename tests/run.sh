@@ -61,10 +61,12 @@ if ((sanitizers)); then
     { tail -n 60 build-asan/ctest.log >&2; exit 1; }
   grep 'tests passed' build-asan/ctest.log
   stage "thread sanitizer"
-  build tsan kv_service_stress_test kv_transfer_fault_test
-  for test in kv_service_stress_test kv_transfer_fault_test; do
+  # What threads share, and nothing that only computes.
+  threaded=(bounded_queue_test kv_service_stress_test kv_transfer_fault_test)
+  build tsan "${threaded[@]}"
+  for test in "${threaded[@]}"; do
     build-tsan/tests/$test >build-tsan/$test.log 2>&1 || { tail -n 60 build-tsan/$test.log >&2; exit 1; }
-    tail -n 1 build-tsan/$test.log
+    printf '%s: %s\n' "$test" "$(tail -n 1 build-tsan/$test.log)"
   done
 fi
 

@@ -9,8 +9,9 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "engine/base/clock.h"
+#include "engine/base/mutex.h"
 
 namespace slim {
 
@@ -21,40 +22,48 @@ class BoundedQueue {
 
   // Appends and returns true; returns false, leaving `item` untouched, when full or closed.
   bool TryPush(T&& item) ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (closed_ || items_.size() >= capacity_) return false;
     items_.push_back(std::move(item));
+    mutex_.NotifyAll();
     return true;
   }
 
   // Removes the oldest item; waits until there is one. Empty when closed and drained.
   std::optional<T> Pop() ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(this, &BoundedQueue::HasItemOrClosed));
+    MutexLock lock(&mutex_);
+    while (!HasItemOrClosed()) mutex_.Wait();
     return TakeFront();
   }
 
   // As Pop, but gives up after `timeout` and returns empty.
   std::optional<T> PopWithTimeout(absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithTimeout(absl::Condition(this, &BoundedQueue::HasItemOrClosed), timeout);
+    MutexLock lock(&mutex_);
+    const SteadyClock clock;
+    const absl::Time give_up = clock.Now() + timeout;
+    while (!HasItemOrClosed()) {
+      const absl::Duration left = give_up - clock.Now();
+      if (left <= absl::ZeroDuration()) break;
+      mutex_.WaitWithTimeout(left);
+    }
     return TakeFront();
   }
 
   // Removes the oldest item if there is one; never waits.
   std::optional<T> TryPop() ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return TakeFront();
   }
 
   // No push succeeds from now on; waiting consumers drain what is left, then get empty.
   void Close() ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     closed_ = true;
+    mutex_.NotifyAll();
   }
 
   size_t size() const ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return items_.size();
   }
 
@@ -70,7 +79,7 @@ class BoundedQueue {
   }
 
   const size_t capacity_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::deque<T> items_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };

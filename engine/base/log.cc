@@ -3,11 +3,13 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdint>
 
-#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "engine/base/utf8.h"
 
 namespace slim {
 namespace {
@@ -26,31 +28,38 @@ absl::string_view LevelName(LogLevel level) {
   return "unknown";
 }
 
-// Escapes control characters, quotes and backslashes; leaves UTF-8 as it is.
+// C0, DEL and C1: what a terminal could take for a command.
+bool IsControl(uint32_t code_point) {
+  return code_point < 0x20 || (code_point >= 0x7f && code_point < 0xa0);
+}
+
+// Valid UTF-8 whatever the bytes: escapes control characters, quotes and backslashes, replaces what
+// does not decode by U+FFFD and leaves the rest as it is.
 std::string Escape(absl::string_view text) {
   std::string out;
   out.reserve(text.size());
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      out.push_back('\\');
-      out.push_back(c);
-    } else if (byte < 0x20 || byte == 0x7f) {
-      absl::StrAppendFormat(&out, "\\u%04x", byte);
+  while (!text.empty()) {
+    const Utf8Step step = NextUtf8(text);
+    const absl::string_view character = text.substr(0, step.length);
+    text.remove_prefix(step.length);
+    if (step.kind != Utf8Step::kValid) {
+      out += kReplacementCharacter;
+    } else if (const uint32_t code_point = DecodeUtf8(character); IsControl(code_point)) {
+      absl::StrAppendFormat(&out, "\\u%04x", code_point);
     } else {
-      out.push_back(c);
+      if (character == "\"" || character == "\\") out.push_back('\\');
+      absl::StrAppend(&out, character);
     }
   }
   return out;
 }
 
-bool NeedsQuotes(absl::string_view text) {
-  if (text.empty()) return true;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte <= 0x20 || byte == 0x7f || c == '"' || c == '\\' || c == '=') return true;
-  }
-  return false;
+// As in JSON between quotes, or bare where nothing could be misread.
+std::string QuotedIfNeeded(absl::string_view text) {
+  std::string escaped = Escape(text);
+  const bool bare = !text.empty() && escaped == text && !absl::StrContains(text, ' ') &&
+                    !absl::StrContains(text, '=');
+  return bare ? escaped : absl::StrCat("\"", escaped, "\"");
 }
 
 }  // namespace
@@ -72,12 +81,7 @@ std::string FormatLogLine(LogFormat format, LogLevel level, absl::string_view ti
   }
   absl::StrAppend(&line, timestamp, " ", LevelName(level), " ", Escape(event));
   for (const LogField& field : fields) {
-    absl::StrAppend(&line, " ", Escape(field.key), "=");
-    if (NeedsQuotes(field.value)) {
-      absl::StrAppend(&line, "\"", Escape(field.value), "\"");
-    } else {
-      absl::StrAppend(&line, field.value);
-    }
+    absl::StrAppend(&line, " ", Escape(field.key), "=", QuotedIfNeeded(field.value));
   }
   absl::StrAppend(&line, "\n");
   return line;

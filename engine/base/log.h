@@ -1,5 +1,6 @@
 // Structured one-line logging to stderr, as text or as JSON. Thread-safe.
-// Values are escaped, so a client-supplied string can never start a new line or colour a terminal.
+// Values are escaped, so a client-supplied string can never start a new line or colour a terminal,
+// and a line is valid UTF-8 whatever bytes are in them: what does not decode becomes U+FFFD.
 // Prompt and output text are never logged; that is the caller's duty.
 #ifndef ENGINE_BASE_LOG_H_
 #define ENGINE_BASE_LOG_H_

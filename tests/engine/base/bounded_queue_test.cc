@@ -10,9 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
+#include "engine/base/mutex.h"
 
 namespace slim {
 namespace {
@@ -71,13 +70,8 @@ TEST(BoundedQueueTest, CloseWakesEveryWaitingConsumer) {
 
 TEST(BoundedQueueTest, APushWakesAWaitingConsumer) {
   BoundedQueue<int> queue(1);
-  absl::Notification received;
-  std::thread consumer([&] {
-    EXPECT_EQ(queue.Pop(), 7);
-    received.Notify();
-  });
+  std::thread consumer([&] { EXPECT_EQ(queue.Pop(), 7); });
   EXPECT_TRUE(queue.TryPush(7));
-  received.WaitForNotification();
   consumer.join();
 }
 
@@ -91,22 +85,21 @@ TEST(BoundedQueueTest, PopWithTimeoutGivesUpOnAnEmptyQueue) {
 class Turnstile {
  public:
   void Signal() ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     ++popped_;
+    mutex_.NotifyAll();
   }
   int64_t popped() const ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return popped_;
   }
   void WaitForMoreThan(int64_t seen) ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
-    const auto more = [this, seen]()
-                          ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return popped_ > seen; };
-    mutex_.Await(absl::Condition(&more));
+    MutexLock lock(&mutex_);
+    while (popped_ <= seen) mutex_.Wait();
   }
 
  private:
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   int64_t popped_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

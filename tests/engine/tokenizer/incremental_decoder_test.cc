@@ -4,7 +4,7 @@
 
 #include <random>
 
-#include "engine/tokenizer/utf8.h"
+#include "engine/base/utf8.h"
 #include "tests/engine/tokenizer/random_text.h"
 
 namespace slim {

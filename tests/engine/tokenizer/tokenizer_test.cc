@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "engine/tokenizer/utf8.h"
+#include "engine/base/utf8.h"
 #include "tests/engine/tokenizer/random_text.h"
 #include "tests/engine/tokenizer/vocabulary_fixture.h"
 

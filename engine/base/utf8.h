@@ -1,6 +1,6 @@
 // UTF-8 as Unicode defines it (no overlong forms, no surrogates, up to U+10FFFF). Pure functions.
-#ifndef ENGINE_TOKENIZER_UTF8_H_
-#define ENGINE_TOKENIZER_UTF8_H_
+#ifndef ENGINE_BASE_UTF8_H_
+#define ENGINE_BASE_UTF8_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -29,4 +29,4 @@ size_t FindInvalidUtf8(absl::string_view text);
 
 }  // namespace slim
 
-#endif  // ENGINE_TOKENIZER_UTF8_H_
+#endif  // ENGINE_BASE_UTF8_H_
