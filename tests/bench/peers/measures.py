@@ -1,0 +1,75 @@
+"""What is measured, and what becomes of the samples. Pure: no processes, no files, no clock."""
+
+import collections
+import statistics
+
+STREAM_CONTEXT = 1024  # tokens of each stream where several run
+# Time of the processor cores that others took while a sample ran, above which it is dropped.
+MAX_OTHERS_SHARE = 0.10
+
+# One `run` request; `parts` of its answer are wanted: "prefill", "decode".
+Cell = collections.namedtuple("Cell", "kind tokens streams steps parts")
+Sample = collections.namedtuple("Sample", "seconds others_share")
+# `seconds` of the samples that count, their number, and whether all of them were disturbed.
+Figure = collections.namedtuple("Figure", "value seconds counted disturbed")
+
+
+def cells(lengths, contexts, streams, steps):
+    """The fewest requests that give a prefill of every length and a decode at every context."""
+    made = []
+    for tokens in sorted(set(lengths) | set(contexts)):
+        parts = [part for part, wanted in (("prefill", lengths), ("decode", contexts))
+                 if tokens in wanted]
+        made.append(Cell("single", tokens, 1, steps if "decode" in parts else 0, tuple(parts)))
+    return made + [Cell("streams", STREAM_CONTEXT, count, steps, ("decode",))
+                   for count in sorted(set(streams))]
+
+
+def requests(cell, variants):
+    """[(variant, parts)]: one request where the same variant is the best for all parts."""
+    by_variant = {}
+    for part in cell.parts:
+        by_variant.setdefault(variants[part], []).append(part)
+    return [(variant, tuple(parts)) for variant, parts in by_variant.items()]
+
+
+def capacity_tokens(all_cells):
+    """Tokens that are in the KV cache at once, of the request that needs most."""
+    return max((cell.tokens + cell.steps + 64) * cell.streams for cell in all_cells)
+
+
+def measure_of(cell, part):
+    """Name of the figure that a part of a cell gives."""
+    if cell.kind == "streams":
+        return f"{cell.streams} stream{'s' if cell.streams > 1 else ''}"
+    return f"{part} {cell.tokens}"
+
+
+def tokens_of(cell, part):
+    return cell.tokens * cell.streams if part == "prefill" else cell.steps * cell.streams
+
+
+def others_share(machine_busy, machine_total, own):
+    """Share of the machine's time that was not ours, of seconds (or ticks) between two looks."""
+    return max(0.0, machine_busy - own) / machine_total if machine_total > 0 else 0.0
+
+
+def summarise(samples, tokens):
+    """Tokens per second: the median of the undisturbed samples; the best one where all were."""
+    clean = [sample.seconds for sample in samples if sample.others_share <= MAX_OTHERS_SHARE]
+    if clean:
+        seconds, counted = statistics.median(clean), len(clean)
+    else:
+        seconds, counted = min(sample.seconds for sample in samples), 1
+    return Figure(tokens / seconds, seconds, counted, not clean)
+
+
+def best_variants(tuning):
+    """{"prefill": name, "decode": name} of [(name, prefill seconds, decode seconds)]."""
+    return {"prefill": min(tuning, key=lambda row: row[1])[0],
+            "decode": min(tuning, key=lambda row: row[2])[0]}
+
+
+def order(engines, turn):
+    """Every turn begins with another engine, so that none always follows the same one."""
+    return engines[turn % len(engines):] + engines[:turn % len(engines)] if engines else []
