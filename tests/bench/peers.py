@@ -6,9 +6,9 @@
 
 Every engine is a process that keeps its model loaded. All read the same GGUF, use the same number of
 threads and get the same prompts; they take turns cell by cell, and a cell is repeated in every round.
-A round in which other programs took more than a tenth of the machine is dropped for that figure.
-Each peer first shows which of its settings are its best here; prefill and decode may use different
-ones. A peer that cannot be used is reported with the reason."""
+A round in which other programs took more than 15 % of the machine is dropped for that figure.
+Each peer first shows which of its settings are its best here; prefill, decode and several streams
+may use different ones. A peer that cannot be used is reported with the reason."""
 
 import argparse
 import collections
@@ -30,17 +30,19 @@ import measures  # noqa: E402
 import report  # noqa: E402
 
 ROOT = HERE.parents[1]
-# name, program, virtual environment (None: this interpreter)
+# name, program and its arguments, virtual environment (None: this interpreter), variants (None: ask)
 Engine = collections.namedtuple("Engine", "name program environment variants")
 ENGINES = {
     "ours": Engine("SlimInfer", "engine_ours.py", None, ["dense"]),
     "ours_pruned": Engine("SlimInfer, pruned", "engine_ours.py", None, ["pruned"]),
     "llama_cpp": Engine("llama.cpp", "engine_llama_cpp.py", "llama_cpp", None),
+    "llama_cpp_q4_0": Engine("llama.cpp, Q4_0 copy", "engine_llama_cpp.py Q4_0", "llama_cpp", None),
     "ik_llama": Engine("ik_llama.cpp", "engine_ik_llama.py", "ik_llama", None),
     "openvino": Engine("OpenVINO GenAI", "engine_openvino.py", "openvino", None),
     "torch": Engine("PyTorch", "engine_torch.py", "torch", None),
 }
-TUNING = {"tokens": 2048, "streams": 1, "steps": 16, "seed": 1}
+TUNING = {"tokens": 2048, "streams": 1, "steps": 24, "seed": 1}
+TUNING_STREAMS = {"tokens": 512, "streams": 4, "steps": 12, "seed": 1}
 
 
 def numbers(text):
@@ -59,7 +61,7 @@ def parse(arguments):
                         help="prompt tokens of the decode figures")
     parser.add_argument("--streams", type=numbers, default=[1, 4, 8],
                         help=f"streams at {measures.STREAM_CONTEXT} tokens of context")
-    parser.add_argument("--steps", type=int, default=32, help="measured tokens of every stream")
+    parser.add_argument("--steps", type=int, default=64, help="measured tokens of every stream")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true",
                         help="one round of 512, 2048; 16, 2048; 1, 4")
@@ -164,12 +166,14 @@ class Run:
             entry["tuning"] = []
             for variant in variants if len(variants) > 1 else []:
                 with self._alone():
-                    answer = process.ask(op="run", variant=variant, **TUNING)
-                entry["tuning"].append([variant, answer["prefill_seconds"],
-                                        answer["decode_seconds"]])
+                    one = process.ask(op="run", variant=variant, **TUNING)
+                    many = process.ask(op="run", variant=variant, **TUNING_STREAMS)
+                entry["tuning"].append({"variant": variant, "prefill": one["prefill_seconds"],
+                                        "decode": one["decode_seconds"],
+                                        "streams": many["decode_seconds"]})
                 say(f"{name}: {entry['tuning'][-1]}")
             entry["variants"] = (measures.best_variants(entry["tuning"]) if entry["tuning"] else
-                                 {"prefill": variants[0], "decode": variants[0]})
+                                 dict.fromkeys(("prefill", "decode", "streams"), variants[0]))
             process.quit()
             process = self._processes[name] = self._start(name)
             self._load(name, process, entry["variants"]["prefill"])
@@ -227,7 +231,7 @@ def main(arguments):
     options = parse(arguments)
     output = pathlib.Path(options.output)
     if options.install:
-        wanted = [ENGINES[name].environment for name in options.engines] + ["plot"]
+        wanted = dict.fromkeys([ENGINES[name].environment for name in options.engines] + ["plot"])
         done = [install.install(name) for name in wanted if name is not None]
         return 0 if all(done) else 1
     if options.print:

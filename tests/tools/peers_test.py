@@ -39,8 +39,8 @@ class PlanTest(unittest.TestCase):
         self.assertEqual(measures.requests(both, {"prefill": "a", "decode": "b"}),
                          [("a", ("prefill",)), ("b", ("decode",))])
         streams = Cell("streams", 1024, 8, 32, ("decode",))
-        self.assertEqual(measures.requests(streams, {"prefill": "a", "decode": "b"}),
-                         [("b", ("decode",))])
+        self.assertEqual(measures.requests(streams, {"prefill": "a", "decode": "b", "streams": "c"}),
+                         [("c", ("decode",))])
 
     def test_every_engine_begins_once_and_none_always_follows_the_same_one(self):
         turns = [measures.order(["a", "b", "c"], turn) for turn in range(3)]
@@ -52,9 +52,11 @@ class PlanTest(unittest.TestCase):
         cells = measures.cells([8000], [16], [8], 32)
         self.assertEqual(measures.capacity_tokens(cells), 8 * (1024 + 32 + 64))
 
-    def test_the_best_settings_may_differ(self):
-        self.assertEqual(measures.best_variants([("a", 1.0, 0.5), ("b", 2.0, 0.4)]),
-                         {"prefill": "a", "decode": "b"})
+    def test_settings_differ_where_that_gains_something(self):
+        tuning = [{"variant": "a", "prefill": 1.0, "decode": 0.5, "streams": 3.0},
+                  {"variant": "b", "prefill": 2.0, "decode": 0.4, "streams": 2.9}]
+        self.assertEqual(measures.best_variants(tuning),
+                         {"prefill": "a", "decode": "b", "streams": "a"})
 
 
 class RoundsTest(unittest.TestCase):

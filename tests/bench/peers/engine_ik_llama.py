@@ -7,10 +7,12 @@ import protocol
 from ik_llama_cpp import _ctypes_api as api
 
 BATCH_TOKENS = 2048
-VARIANTS = {  # name: (flash attention, ubatch)
-    "flash attention, ubatch 512": (True, 512),
-    "no flash attention, ubatch 512": (False, 512),
-    "flash attention, ubatch 1024": (True, 1024),
+F16, Q8_0 = 1, 8  # ggml_type
+VARIANTS = {  # name: (flash attention, rows computed at a time, type of keys and values)
+    "flash attention": (True, 512, F16),
+    "flash attention, rows 1024": (True, 1024, F16),
+    "flash attention, q8_0 KV": (True, 512, Q8_0),
+    "no flash attention": (False, 512, F16),
 }
 
 
@@ -29,11 +31,12 @@ class IkLlama:
         return {"settings": f"ik-llama-cpp-python {version}"}
 
     def run(self, request):
-        flash, ubatch = VARIANTS[request["variant"]]
+        flash, rows, kv_type = VARIANTS[request["variant"]]
         params = api.llama_context_default_params()
         params.n_ctx = ggml_sequences.capacity(request) * request["streams"]
         params.n_seq_max = request["streams"]
-        params.n_batch, params.n_ubatch = BATCH_TOKENS, ubatch
+        params.n_batch, params.n_ubatch = BATCH_TOKENS, rows
+        params.type_k = params.type_v = kv_type
         params.n_threads = params.n_threads_batch = self._threads
         params.flash_attn = flash
         context = api.llama_init_from_model(self._model, params)

@@ -29,7 +29,7 @@ class EngineProcess:
         environment = dict(os.environ, PYTHONPATH=str(HERE), PYTHONUNBUFFERED="1",
                            HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
         self._child = subprocess.Popen(
-            [str(python), str(HERE / program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [str(python), str(HERE / program.split()[0]), *program.split()[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=log, env=environment, start_new_session=True)
 
     def ask(self, **request):

@@ -5,7 +5,9 @@ import statistics
 
 STREAM_CONTEXT = 1024  # tokens of each stream where several run
 # Time of the processor cores that others took while a sample ran, above which it is dropped.
-MAX_OTHERS_SHARE = 0.10
+MAX_OTHERS_SHARE = 0.15
+# Times faster that other settings have to be for decode to leave those of prefill.
+WORTH_A_CHANGE = 1.1
 
 # One `run` request; `parts` of its answer are wanted: "prefill", "decode".
 Cell = collections.namedtuple("Cell", "kind tokens streams steps parts")
@@ -29,7 +31,8 @@ def requests(cell, variants):
     """[(variant, parts)]: one request where the same variant is the best for all parts."""
     by_variant = {}
     for part in cell.parts:
-        by_variant.setdefault(variants[part], []).append(part)
+        use = "streams" if cell.streams > 1 else part
+        by_variant.setdefault(variants[use], []).append(part)
     return [(variant, tuple(parts)) for variant, parts in by_variant.items()]
 
 
@@ -65,9 +68,16 @@ def summarise(samples, tokens):
 
 
 def best_variants(tuning):
-    """{"prefill": name, "decode": name} of [(name, prefill seconds, decode seconds)]."""
-    return {"prefill": min(tuning, key=lambda row: row[1])[0],
-            "decode": min(tuning, key=lambda row: row[2])[0]}
+    """{"prefill": name, "decode": name, "streams": name} of [{"variant": name, "prefill": seconds,
+    "decode": seconds, "streams": seconds}]. A change of settings costs some engines another loading
+    of the model, so decode and streams leave those of prefill only where that gains something."""
+    common = min(tuning, key=lambda row: row["prefill"])
+    chosen = {"prefill": common["variant"]}
+    for use in ("decode", "streams"):
+        best = min(tuning, key=lambda row: row[use])
+        gains = best[use] * WORTH_A_CHANGE < common[use]
+        chosen[use] = (best if gains else common)["variant"]
+    return chosen
 
 
 def order(engines, turn):

@@ -115,5 +115,6 @@ def text(result):
         else:
             variants = engine.get("variants", {})
             parts.append(f"{engine['name']}: {engine.get('settings', '')}; prefill with "
-                         f"'{variants.get('prefill')}', decode with '{variants.get('decode')}'")
+                         f"'{variants.get('prefill')}', decode with '{variants.get('decode')}', "
+                         f"streams with '{variants.get('streams')}'")
     return "\n".join(parts) + "\n"
