@@ -97,7 +97,6 @@ class Run:
         self._cells = measures.cells(options.lengths, options.contexts, options.streams,
                                      options.steps)
         self._processes = {}
-        self._memory = {}
         self._samples = collections.defaultdict(list)  # (engine, cell, part) -> samples
         self.result = {"machine": self._machine(), "rounds": options.rounds, "engines": {}}
 
@@ -163,17 +162,14 @@ class Run:
             process = self._start(name)
             variants = ENGINES[name].variants or process.ask(op="variants")["variants"]
             self._load(name, process, variants[0])
-            entry["tuning"] = []
-            for variant in variants if len(variants) > 1 else []:
-                with self._alone():
-                    one = process.ask(op="run", variant=variant, **TUNING)
-                    many = process.ask(op="run", variant=variant, **TUNING_STREAMS)
-                entry["tuning"].append({"variant": variant, "prefill": one["prefill_seconds"],
-                                        "decode": one["decode_seconds"],
-                                        "streams": many["decode_seconds"]})
-                say(f"{name}: {entry['tuning'][-1]}")
-            entry["variants"] = (measures.best_variants(entry["tuning"]) if entry["tuning"] else
-                                 dict.fromkeys(("prefill", "decode", "streams"), variants[0]))
+            entry["variants"] = dict.fromkeys(("prefill", "decode", "streams"), variants[0])
+            if len(variants) > 1:
+                entry["tuning"], entry["refused"] = [], {}
+                for variant in variants:
+                    process = self._try_variant(name, process, variant)
+                if not entry["tuning"]:
+                    raise engine_process.EngineError("; ".join(entry["refused"].values()))
+                entry["variants"] = measures.best_variants(entry["tuning"])
             process.quit()
             process = self._processes[name] = self._start(name)
             self._load(name, process, entry["variants"]["prefill"])
@@ -182,6 +178,25 @@ class Run:
                 process.kill()
             self._absent(name, str(error))
 
+    def _try_variant(self, name, process, variant):
+        """The process for the next one: another where this one did not survive."""
+        entry = self.result["engines"][name]
+        try:
+            with self._alone():
+                one = process.ask(op="run", variant=variant, **TUNING)
+                many = process.ask(op="run", variant=variant, **TUNING_STREAMS)
+            entry["tuning"].append({"variant": variant, "prefill": one["prefill_seconds"],
+                                    "decode": one["decode_seconds"],
+                                    "streams": many["decode_seconds"]})
+            say(f"{name}: {entry['tuning'][-1]}")
+        except engine_process.EngineError as error:
+            entry["refused"][variant] = str(error)
+            say(f"{name}: {variant}: {error}")
+            process.kill()
+            process = self._start(name)
+            self._load(name, process, variant)
+        return process
+
     def _measure(self, name, cell, seed):
         process, entry = self._processes[name], self.result["engines"][name]
         for variant, parts in measures.requests(cell, entry["variants"]):
@@ -189,7 +204,8 @@ class Run:
                 answer = process.ask(op="run", tokens=cell.tokens, streams=cell.streams,
                                      steps=cell.steps if "decode" in parts else 0,
                                      variant=variant, seed=seed)
-            self._memory[name] = answer.get("peak_memory_bytes") or process.peak_memory_bytes()
+            peak = answer.get("peak_memory_bytes") or process.peak_memory_bytes()
+            entry["figures"]["memory"] = {"value": peak / 1e6}
             ticks = answer["machine_ticks"]
             others = measures.others_share(ticks["busy"], ticks["total"], ticks["own"])
             for part in parts:
@@ -208,8 +224,12 @@ class Run:
                     self._measure(name, cell, seed=number)
                 except engine_process.EngineError as error:
                     self._absent(name, f"{cell.tokens} tokens, {cell.streams} streams: {error}")
-        for name in self._processes:
-            self.result["engines"][name]["figures"]["memory"] = {"value": self._memory[name] / 1e6}
+            self.save()
+
+    def save(self):
+        """After every cell, so that an interrupted run is not lost."""
+        pathlib.Path(self._options.output).write_text(json.dumps(self.result, indent=1) + "\n",
+                                                      encoding="utf-8")
 
     def finish(self):
         for process in self._processes.values():
@@ -244,10 +264,9 @@ def main(arguments):
                 run.tune(name)
             for number in range(options.rounds):
                 run.round(number)
-                # After every round, so that an interrupted run is not lost.
-                output.write_text(json.dumps(run.result, indent=1) + "\n", encoding="utf-8")
         finally:
             run.finish()
+            run.save()
     publish(options, run.result)
     return 0
 

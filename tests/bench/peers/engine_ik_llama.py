@@ -7,11 +7,12 @@ import protocol
 from ik_llama_cpp import _ctypes_api as api
 
 BATCH_TOKENS = 2048
-F16, Q8_0 = 1, 8  # ggml_type
+F16, Q8_0, BF16 = 1, 8, 30  # ggml_type
 VARIANTS = {  # name: (flash attention, rows computed at a time, type of keys and values)
     "flash attention": (True, 512, F16),
     "flash attention, rows 1024": (True, 1024, F16),
     "flash attention, q8_0 KV": (True, 512, Q8_0),
+    "flash attention, bf16 KV": (True, 512, BF16),
     "no flash attention": (False, 512, F16),
 }
 
