@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Speed and memory of this engine and of those that one would run instead, in one run.
 
-    tests/bench/peers.py --install     # a virtual environment for each peer; the only step that loads
-    tests/bench/peers.py               # measures, prints ratios, writes peers.json and peers.png
+    tests/bench/peers.py --install   # a virtual environment for each peer; the only use of a network
+    tests/bench/peers.py             # measures, prints ratios, writes peers.json and peers.png
 
-Every engine is a process that keeps its model loaded. All read the same GGUF, use the same number of
-threads and get the same prompts; they take turns cell by cell, and a cell is repeated in every round.
-A round in which other programs took more than 15 % of the machine is dropped for that figure.
+Every engine is a process that keeps its model loaded. All read the same GGUF (one as a copy in
+another type), use the same number of threads and get prompts of the same length; they take turns
+cell by cell, and a cell is repeated in every round. A round in which other programs took more than
+15 % of the machine is dropped for that figure.
 Each peer first shows which of its settings are its best here; prefill, decode and several streams
 may use different ones. A peer that cannot be used is reported with the reason."""
 
@@ -30,7 +31,8 @@ import measures  # noqa: E402
 import report  # noqa: E402
 
 ROOT = HERE.parents[1]
-# name, program and its arguments, virtual environment (None: this interpreter), variants (None: ask)
+# name, program and its arguments, virtual environment (None: this interpreter), settings to try
+# (None: ask the engine)
 Engine = collections.namedtuple("Engine", "name program environment variants")
 ENGINES = {
     "ours": Engine("SlimInfer", "engine_ours.py", None, ["dense"]),

@@ -39,8 +39,8 @@ class PlanTest(unittest.TestCase):
         self.assertEqual(measures.requests(both, {"prefill": "a", "decode": "b"}),
                          [("a", ("prefill",)), ("b", ("decode",))])
         streams = Cell("streams", 1024, 8, 32, ("decode",))
-        self.assertEqual(measures.requests(streams, {"prefill": "a", "decode": "b", "streams": "c"}),
-                         [("c", ("decode",))])
+        chosen = {"prefill": "a", "decode": "b", "streams": "c"}
+        self.assertEqual(measures.requests(streams, chosen), [("c", ("decode",))])
 
     def test_every_engine_begins_once_and_none_always_follows_the_same_one(self):
         turns = [measures.order(["a", "b", "c"], turn) for turn in range(3)]
@@ -57,6 +57,11 @@ class PlanTest(unittest.TestCase):
                   {"variant": "b", "prefill": 2.0, "decode": 0.4, "streams": 2.9}]
         self.assertEqual(measures.best_variants(tuning),
                          {"prefill": "a", "decode": "b", "streams": "a"})
+        # A change within the noise is none, and the first ones are the usual ones.
+        tuning[1]["prefill"] = 0.95
+        self.assertEqual(measures.best_variants(tuning)["prefill"], "a")
+        tuning[1]["prefill"] = 0.5
+        self.assertEqual(set(measures.best_variants(tuning).values()), {"b"})
 
 
 class RoundsTest(unittest.TestCase):
@@ -109,7 +114,8 @@ class ReportTest(unittest.TestCase):
 
     def test_tables(self):
         ratios = report.ratio_table(self.result).splitlines()
-        self.assertEqual(ratios[0], "| ours / peer | A | B | fastest peer | pruned / fastest peer |")
+        self.assertEqual(ratios[0],
+                         "| ours / peer | A | B | fastest peer | pruned / fastest peer |")
         self.assertEqual(ratios[3], "| prefill 8000 | 3.00x | 2.00x | 2.00x | 6.00x |")
         self.assertEqual(ratios[4], "| decode 16 | 0.80x | - | 0.80x | - |")
         figures = report.figure_table(self.result).splitlines()

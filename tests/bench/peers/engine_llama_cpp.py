@@ -1,7 +1,7 @@
 """llama.cpp through llama-cpp-python, built on this machine for it.
 
-    engine_llama_cpp.py [TYPE]    with TYPE: of a copy of the model in another type of weights, since
-                                  llama.cpp has no fast kernels for every one"""
+    engine_llama_cpp.py [TYPE]    with TYPE: of a copy of the model in another type of weights,
+                                  since llama.cpp has no fast kernels for every one"""
 
 import pathlib
 import sys

@@ -41,16 +41,15 @@ class OpenVino:
 
     def run(self, request):
         pipeline = self._pipeline_of(request["variant"])
+        texts = protocol.prompts(request)
         config = openvino_genai.GenerationConfig()
-        config.max_new_tokens = request["steps"] + protocol.WARM_UP_STEPS + 1
+        # Streams whose prompt is computed generate while the later ones are: tokens for that too.
+        config.max_new_tokens = (request["steps"] + protocol.WARM_UP_STEPS + 1
+                                 + len(texts) * (-(-request["tokens"] // 512)))
         config.ignore_eos = True
         config.do_sample = False
-        texts = protocol.prompts(request)
         begin = time.perf_counter()
         handles = []
-        # One after the other, as the other engines do; the first token ends each prompt. Streams
-        # that wait already generate on the side, so they get the tokens for it.
-        config.max_new_tokens += len(texts) * (-(-request["tokens"] // 512))
         for number, tokens in enumerate(texts):
             ids = openvino.Tensor(numpy.array([tokens], dtype=numpy.int64))
             handles.append(pipeline.add_request(number, ids, config))
@@ -59,7 +58,7 @@ class OpenVino:
         prefill_seconds = time.perf_counter() - begin
         decode_seconds = protocol.timed_steps(pipeline.step, request["steps"])
         for handle in handles:
-            handle.stop() if hasattr(handle, "stop") else handle.drop()
+            handle.stop()
         while pipeline.has_non_finished_requests():
             pipeline.step()
         return {"prefill_seconds": prefill_seconds, "decode_seconds": decode_seconds}

@@ -20,7 +20,8 @@ class Ours:
         self._peak_memory_bytes = 0
         self._program = os.environ.get("SLIMINFER_BENCH", str(ROOT / "build/bin/sliminfer-bench"))
         self._common = ["--model", request["model"], "--threads", str(request["threads"])]
-        machine = self._bench("prefill", "--lengths", "1", "--pruning", "off", "--runs", "1")["machine"]
+        smallest = ["--lengths", "1", "--pruning", "off", "--runs", "1"]
+        machine = self._bench("prefill", *smallest)["machine"]
         return {"settings": f"kernels {machine['isa']}, commit {machine['commit']}",
                 "seconds": machine["load_seconds"], "machine": machine}
 

@@ -26,11 +26,12 @@ class EngineProcess:
     def __init__(self, python, program, log, timeout_seconds):
         self._log = log
         self._timeout = timeout_seconds
+        file, *arguments = program.split()
         environment = dict(os.environ, PYTHONPATH=str(HERE), PYTHONUNBUFFERED="1",
                            HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
         self._child = subprocess.Popen(
-            [str(python), str(HERE / program.split()[0]), *program.split()[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=log, env=environment, start_new_session=True)
+            [str(python), str(HERE / file), *arguments], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=log, env=environment, start_new_session=True)
 
     def ask(self, **request):
         """The answer to a request, with the share of the machine that others took meanwhile."""

@@ -19,7 +19,8 @@ class Torch:
         self._request = request
         self._name = None
         self._model_of(request["variant"])
-        return {"settings": f"torch {torch.__version__}, transformers {transformers.__version__}, sdpa"}
+        return {"settings": f"torch {torch.__version__}, "
+                            f"transformers {transformers.__version__}, sdpa"}
 
     def _model_of(self, name):
         # One at a time: the memory of two would be counted.

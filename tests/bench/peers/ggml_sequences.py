@@ -9,7 +9,7 @@ import protocol
 
 
 class Sequences:
-    """The streams of one `run` in a context of their own. `api` has llama_batch_* and llama_decode."""
+    """The streams of one `run` in a context of their own. `api` has the functions of llama.h."""
 
     def __init__(self, api, context, streams, batch_tokens):
         self._api = api

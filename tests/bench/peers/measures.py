@@ -6,8 +6,8 @@ import statistics
 STREAM_CONTEXT = 1024  # tokens of each stream where several run
 # Time of the processor cores that others took while a sample ran, above which it is dropped.
 MAX_OTHERS_SHARE = 0.15
-# Times faster that other settings have to be for decode to leave those of prefill.
-WORTH_A_CHANGE = 1.1
+# Times faster that other settings have to be.
+WORTH_A_CHANGE = 1.07
 
 # One `run` request; `parts` of its answer are wanted: "prefill", "decode".
 Cell = collections.namedtuple("Cell", "kind tokens streams steps parts")
@@ -69,14 +69,15 @@ def summarise(samples, tokens):
 
 def best_variants(tuning):
     """{"prefill": name, "decode": name, "streams": name} of [{"variant": name, "prefill": seconds,
-    "decode": seconds, "streams": seconds}]. A change of settings costs some engines another loading
-    of the model, so decode and streams leave those of prefill only where that gains something."""
-    common = min(tuning, key=lambda row: row["prefill"])
-    chosen = {"prefill": common["variant"]}
-    for use in ("decode", "streams"):
+    "decode": seconds, "streams": seconds}], the usual settings first. Others are taken where they
+    gain more than noise; decode and streams leave those of prefill only then, since a change costs
+    some engines another loading of the model."""
+    chosen, common = {}, tuning[0]
+    for use in ("prefill", "decode", "streams"):
         best = min(tuning, key=lambda row: row[use])
-        gains = best[use] * WORTH_A_CHANGE < common[use]
-        chosen[use] = (best if gains else common)["variant"]
+        taken = best if best[use] * WORTH_A_CHANGE < common[use] else common
+        chosen[use] = taken["variant"]
+        common = taken if use == "prefill" else common
     return chosen
 
 

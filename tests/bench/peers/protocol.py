@@ -1,5 +1,5 @@
-"""The engine's side of the conversation with peers.py: one JSON object a line, on standard input and
-output.
+"""The engine's side of the conversation with peers.py: one JSON object a line, on standard input
+and output.
 
     {"op": "variants"} -> {"variants": [NAME, ...]}
     {"op": "load", "model": PATH, "threads": 2, "variant": "...", "capacity_tokens": 9216}
@@ -10,7 +10,8 @@ output.
 
 `run` computes `streams` prompts of `tokens` random tokens each, and then `steps` tokens of every
 stream together, after WARM_UP_STEPS that do not count. prefill_seconds ends with the first token of
-the last stream. An engine whose work is done by other processes adds their "peak_memory_bytes". A failed request is answered with {"error": TEXT}. Standard library only."""
+the last stream. An engine whose work is done by other processes adds their "peak_memory_bytes". A
+failed request is answered with {"error": TEXT}. Standard library only."""
 
 import json
 import os

@@ -47,7 +47,7 @@ def fastest_peer(result, measure):
 def number_text(number):
     if number is None:
         return "-"
-    return f"{number:,.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f}"
 
 
 def ratio_text(number):
