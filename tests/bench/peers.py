@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Speed and memory of this engine and of those that one would run instead, in one run.
 
-    tests/bench/peers.py --install   # a virtual environment for each peer; the only use of a network
-    tests/bench/peers.py             # measures, prints ratios, writes peers.json and peers.png
+    tests/bench/peers.py --install  # a virtual environment for each peer; the only use of a network
+    tests/bench/peers.py            # measures, prints ratios, writes peers.json and peers.png
 
 Every engine is a process that keeps its model loaded. All read the same GGUF (one as a copy in
 another type), use the same number of threads and get prompts of the same length; they take turns
 cell by cell, and a cell is repeated in every round. A round in which other programs took more than
-15 % of the machine is dropped for that figure.
-Each peer first shows which of its settings are its best here; prefill, decode and several streams
-may use different ones. A peer that cannot be used is reported with the reason."""
+15 % of the machine is dropped for that figure. Each peer first shows which of its settings are its
+best here; prefill, decode and several streams may use different ones. A peer that cannot be used is
+reported with the reason."""
 
 import argparse
 import collections
@@ -72,7 +72,8 @@ def parse(arguments):
                         "measurements of others who do the same wait")
     parser.add_argument("--output", default=str(HERE / "peers.json"),
                         help="result; the plot lies beside it")
-    parser.add_argument("--print", action="store_true", help="only print and draw what --output has")
+    parser.add_argument("--print", action="store_true",
+                        help="only print and draw what --output has")
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.lengths, options.contexts = 1, [512, 2048], [16, 2048]

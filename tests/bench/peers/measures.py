@@ -1,7 +1,6 @@
 """What is measured, and what becomes of the samples. Pure: no processes, no files, no clock."""
 
 import collections
-import statistics
 
 STREAM_CONTEXT = 1024  # tokens of each stream where several run
 # Time of the processor cores that others took while a sample ran, above which it is dropped.
@@ -12,7 +11,7 @@ WORTH_A_CHANGE = 1.07
 # One `run` request; `parts` of its answer are wanted: "prefill", "decode".
 Cell = collections.namedtuple("Cell", "kind tokens streams steps parts")
 Sample = collections.namedtuple("Sample", "seconds others_share")
-# `seconds` of the samples that count, their number, and whether all of them were disturbed.
+# `seconds` of the best sample, the number of undisturbed ones, whether there was none.
 Figure = collections.namedtuple("Figure", "value seconds counted disturbed")
 
 
@@ -58,13 +57,11 @@ def others_share(machine_busy, machine_total, own):
 
 
 def summarise(samples, tokens):
-    """Tokens per second: the median of the undisturbed samples; the best one where all were."""
-    clean = [sample.seconds for sample in samples if sample.others_share <= MAX_OTHERS_SHARE]
-    if clean:
-        seconds, counted = statistics.median(clean), len(clean)
-    else:
-        seconds, counted = min(sample.seconds for sample in samples), 1
-    return Figure(tokens / seconds, seconds, counted, not clean)
+    """Tokens per second of the best undisturbed sample; of the best one where all were disturbed.
+    What else happens on a machine only ever costs time, so the best says most."""
+    clean = [sample for sample in samples if sample.others_share <= MAX_OTHERS_SHARE]
+    seconds = min(sample.seconds for sample in clean or samples)
+    return Figure(tokens / seconds, seconds, len(clean), not clean)
 
 
 def best_variants(tuning):

@@ -12,7 +12,8 @@ from matplotlib import pyplot  # noqa: E402
 PANELS = [("prefill", "prefill, prompt tokens"), ("decode", "decode, tokens of context"),
           ("stream", "streams at 1,024 tokens, together")]
 COLOURS = {"ours": "#0b6e4f", "ours_pruned": "#5fbf9f",
-           "llama_cpp": "#aeb7c6", "llama_cpp_q4_0": "#8490a6", "ik_llama": "#566079", "openvino": "#c9ada7", "torch": "#e0a458"}
+           "llama_cpp": "#aeb7c6", "llama_cpp_q4_0": "#8490a6", "ik_llama": "#566079",
+           "openvino": "#c9ada7", "torch": "#e0a458"}
 
 
 def draw_panel(axes, result, kind, title):
