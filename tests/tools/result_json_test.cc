@@ -25,6 +25,9 @@ TEST(ResultJsonTest, HasMachineAndRows) {
   const json result = ResultJson(machine, std::vector<PrefillRow>{row, row});
   ExpectKeys(result["machine"], {"cpu", "isa", "threads", "gpu", "commit"});
   EXPECT_TRUE(result["machine"]["gpu"].is_null());
+  EXPECT_TRUE(result["machine"]["load_seconds"].is_null());
+  machine.load_seconds = 0.25;
+  EXPECT_EQ(ToJson(machine)["load_seconds"], 0.25);
   ASSERT_EQ(result["rows"].size(), 2u);
   EXPECT_EQ(result["rows"][0]["length"], 512);
 }

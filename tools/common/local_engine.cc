@@ -71,6 +71,7 @@ MachineInfo LocalModel::Machine() const {
   machine.threads = backend.num_threads;
   if (backend.name == "cuda") machine.gpu = backend.device;
   machine.commit = BuildCommit();
+  machine.load_seconds = absl::ToDoubleSeconds(load_time);
   return machine;
 }
 
@@ -82,6 +83,7 @@ absl::StatusOr<std::vector<int32_t>> LocalModel::EncodeUserMessage(const std::st
 
 absl::StatusOr<std::unique_ptr<LocalModel>> OpenLocalModel(const LocalModelOptions& options) {
   auto model = std::make_unique<LocalModel>();
+  const absl::Time begin = model->clock.Now();
   SLIM_ASSIGN_OR_RETURN(const absl::optional<CpuIsa> isa, FindIsa(options.isa));
   SLIM_ASSIGN_OR_RETURN(std::unique_ptr<TensorSource> source, OpenModel(options.model));
   SLIM_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(*source));
@@ -98,6 +100,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> OpenLocalModel(const LocalModelOptio
   SLIM_ASSIGN_OR_RETURN(model->engine,
                         Engine::Create(EngineOptions(options, config, layout), std::move(source),
                                        std::move(backend), &model->clock));
+  model->load_time = model->clock.Now() - begin;
   return model;
 }
 

@@ -44,6 +44,7 @@ struct LocalModel {
   ChatTemplate chat_template;
   absl::optional<PruneProfile> profile;
   std::unique_ptr<Engine> engine;
+  absl::Duration load_time;  // of OpenLocalModel
 
   MachineInfo Machine() const;
   // One user message through the chat template, ready for the answer.

@@ -28,7 +28,8 @@ json ToJson(const MachineInfo& machine) {
               {"isa", machine.isa},
               {"threads", machine.threads},
               {"gpu", machine.gpu.empty() ? json(nullptr) : json(machine.gpu)},
-              {"commit", machine.commit}};
+              {"commit", machine.commit},
+              {"load_seconds", Value(machine.load_seconds)}};
 }
 
 json ToJson(const PrefillRow& row) {

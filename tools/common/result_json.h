@@ -21,6 +21,8 @@ struct MachineInfo {
   int threads = 0;
   std::string gpu;  // empty: none
   std::string commit;
+  // Beyond the fixed keys.
+  double load_seconds = kNoValue;  // from opening the file to a model ready to compute
 };
 
 struct PrefillRow {
