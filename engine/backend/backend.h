@@ -1,11 +1,13 @@
 // The operations a forward pass is made of, as whole-tensor calls that every processor kind
 // implements (engine/backend/cpu, engine/backend/cuda; a plain reference in tests/testing).
 //
-// Shapes: activations are TensorView [rows, cols] in the backend's memory and activation type (CPU:
-// float32 in host memory). Rows are tokens of one or several sequences, packed without padding.
-// Arithmetic rule: what is computed for one row does not depend on which other rows share the call,
-// so results do not depend on chunk size or batch composition, bit for bit (CPU).
-// Thread rule: one caller at a time (the worker thread); an op may use threads of its own and has
+// Shapes: activations are TensorView [rows, cols] in the backend's memory. Hidden states (the
+// residual stream), logits and what block scores are made of are float32 on every backend; what
+// lies between two products of a layer (queries, keys, values, attention, gate, up) is of
+// BackendInfo::activation_type. Rows are tokens of one or several sequences, packed without
+// padding. Arithmetic rule: what is computed for one row does not depend on which other rows share
+// the call, so results do not depend on chunk size or batch composition, bit for bit (CPU). Thread
+// rule: one caller at a time (the worker thread); an op may use threads of its own and has
 // finished, or is ordered on the backend's stream, when it returns.
 // Errors: INTERNAL for a failure of the device. Shapes are the caller's duty (SLIM_CHECK).
 // Lifetime: views are used only during the call, LinearWeight and Buffer are the caller's to keep.
@@ -31,7 +33,8 @@ struct BackendInfo {
   std::string device;  // processor or GPU name
   std::string isa;     // kernels chosen at run time, e.g. "avx512vnni+bf16"
   int num_threads = 0;
-  KvType kv_type = KvType::kF32;  // element type of cached keys and values
+  KvType kv_type = KvType::kF32;        // element type of cached keys and values
+  DType activation_type = DType::kF32;  // between the products of a layer
 };
 
 // Memory of the backend, freed with the object. CPU: 64-byte aligned host memory.
