@@ -24,6 +24,7 @@
 #include "absl/types/span.h"
 #include "engine/tensor/tensor_view.h"
 #include "kvcache/kv_layout.h"
+#include "kvcache/kv_memories.h"
 
 namespace slim {
 
@@ -35,6 +36,8 @@ struct BackendInfo {
   int num_threads = 0;
   KvType kv_type = KvType::kF32;        // element type of cached keys and values
   DType activation_type = DType::kF32;  // between the products of a layer
+  // Memory of the device that was free when the backend was made; 0: it works in the host's.
+  int64_t free_device_bytes = 0;
 };
 
 // Memory of the backend, freed with the object. CPU: 64-byte aligned host memory.
@@ -155,6 +158,13 @@ class Backend {
   // Copies between host memory and the backend's memory (CPU: plain copies).
   virtual absl::Status CopyFromHost(const void* host, void* device, int64_t bytes) = 0;
   virtual absl::Status CopyToHost(const void* device, void* host, int64_t bytes) = 0;
+
+  // Memory for the KV pools, and what moves slabs between them. A backend that works in the host's
+  // memory has none of its own. RESOURCE_EXHAUSTED with the bytes asked for and the option that
+  // asks for fewer. May outlive the backend.
+  virtual absl::StatusOr<KvMemories> CreateKvMemories(const KvMemorySizes& sizes) {
+    return KvMemories();
+  }
 
   // Repacks a weight for the kernels. INVALID_ARGUMENT when cols is not a multiple of 32 for a
   // quantised type or the type is not supported.

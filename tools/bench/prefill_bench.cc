@@ -21,8 +21,7 @@ absl::StatusOr<Case> MakeCase(const PruningChoice& choice, int64_t length,
                               const PrefillBenchOptions& options, const LocalModel& model) {
   const Engine& engine = *model.engine;
   Case made;
-  made.spec.prompt =
-      RandomPrompt(*model.tokenizer, length, options.seed + static_cast<uint64_t>(length));
+  made.spec.prompt = model.RandomPrompt(length, options.seed + static_cast<uint64_t>(length));
   made.spec.max_new_tokens = options.max_new_tokens;
   made.spec.sampling.temperature = 0;
   made.spec.bypass_prefix_cache = true;
@@ -54,6 +53,7 @@ PrefillRow MakeRow(const PruningChoice& choice, int64_t length, const ModelConfi
   row.tokens_per_second = static_cast<double>(length) / row.ttft_seconds_median;
   row.retained_tokens = one.plan.back().num_tokens;
   const double flops = PrunedPrefillFlops(config, one.plan);
+  row.tflops_per_second = flops / row.ttft_seconds_median / 1e12;
   row.bound_speedup = DensePrefillFlops(config, length) / flops;
   row.bound_speedup_full_dense = FullDensePrefillFlops(config, length) / flops;
   if (one.report.full_kv_bytes > 0) {
@@ -100,15 +100,15 @@ absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOption
 }
 
 std::string PrefillTable(const std::vector<PrefillRow>& rows) {
-  TextTable table({"length", "pruning", "runs", "ttft s", "p95 s", "tok/s", "kept", "speedup",
-                   "bound", "of bound", "KV", "KV bound"});
+  TextTable table({"length", "pruning", "runs", "ttft s", "p95 s", "tok/s", "TFLOP/s", "kept",
+                   "speedup", "bound", "of bound", "KV", "KV bound"});
   for (const PrefillRow& row : rows) {
     table.AddRow({Grouped(row.length), row.pruning, Grouped(row.runs),
                   Number(row.ttft_seconds_median, 3), Number(row.ttft_seconds_p95, 3),
-                  Number(row.tokens_per_second, 1), Grouped(row.retained_tokens),
-                  Number(row.speedup_vs_off, 2), Number(row.bound_speedup, 2),
-                  Number(row.speedup_vs_off / row.bound_speedup, 2), Number(row.kv_bytes_ratio, 3),
-                  Number(row.kv_bytes_ratio_bound, 3)});
+                  Number(row.tokens_per_second, 1), Number(row.tflops_per_second, 3),
+                  Grouped(row.retained_tokens), Number(row.speedup_vs_off, 2),
+                  Number(row.bound_speedup, 2), Number(row.speedup_vs_off / row.bound_speedup, 2),
+                  Number(row.kv_bytes_ratio, 3), Number(row.kv_bytes_ratio_bound, 3)});
   }
   return table.Render();
 }

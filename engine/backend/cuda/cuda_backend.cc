@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/backend/cuda/cuda_kv_memory.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "engine/tensor/dequantize.h"
@@ -53,6 +54,9 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create() {
   backend->info_.isa = absl::StrCat("sm_", backend->context_->compute_capability());
   backend->info_.kv_type = KvType::kBF16;
   backend->info_.activation_type = DType::kBF16;
+  size_t free_bytes = 0, total_bytes = 0;
+  SLIM_RETURN_IF_ERROR(FromCuda(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo"));
+  backend->info_.free_device_bytes = static_cast<int64_t>(free_bytes);
   return std::unique_ptr<Backend>(std::move(backend));
 }
 
@@ -72,6 +76,10 @@ absl::Status CudaBackend::CopyToHost(const void* device, void* host, int64_t byt
                                                        cudaMemcpyDeviceToHost, context_->stream()),
                                        "cudaMemcpyAsync"));
   return context_->Synchronize();
+}
+
+absl::StatusOr<KvMemories> CudaBackend::CreateKvMemories(const KvMemorySizes& sizes) {
+  return CreateCudaKvMemories(context_, sizes);
 }
 
 absl::StatusOr<std::unique_ptr<LinearWeight>> CudaBackend::PrepareLinear(const HostTensor& tensor) {

@@ -30,6 +30,7 @@ class CudaBackend final : public Backend {
   absl::StatusOr<Buffer> Allocate(int64_t bytes) override;
   absl::Status CopyFromHost(const void* host, void* device, int64_t bytes) override;
   absl::Status CopyToHost(const void* device, void* host, int64_t bytes) override;
+  absl::StatusOr<KvMemories> CreateKvMemories(const KvMemorySizes& sizes) override;
   absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(const HostTensor& tensor) override;
   absl::StatusOr<Buffer> PrepareVector(const HostTensor& tensor) override;
   // INVALID_ARGUMENT unless keys and values are bf16, head_dim is 32, 64, 96 or 128, block_tokens
