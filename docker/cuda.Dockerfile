@@ -12,7 +12,7 @@ RUN curl -fsSLo /tmp/keyring.deb \
       https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/cuda-keyring_1.1-1_all.deb \
     && dpkg -i /tmp/keyring.deb && apt-get update \
     && apt-get install -y --no-install-recommends cuda-nvcc-${CUDA} cuda-cudart-dev-${CUDA} libcublas-dev-${CUDA} \
-    && rm -rf /tmp/keyring.deb /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /tmp/keyring.deb
 COPY . .
 RUN cmake --preset release -DSLIM_BUILD_TESTS=OFF -DSLIM_CUDA=ON "-DSLIM_CUDA_ARCHITECTURES=${ARCHITECTURES}" \
     && cmake --build build --target sliminfer-server sliminfer sliminfer_cuda \

@@ -4,6 +4,7 @@
 #include <limits>
 
 namespace slim {
+
 KvBytes PlanKvBytes(const KvBytes& wanted, KvTier tier, int64_t bytes_per_sequence, int max_running,
                     int64_t available_bytes) {
   const int64_t needed = bytes_per_sequence > std::numeric_limits<int64_t>::max() / max_running

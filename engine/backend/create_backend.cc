@@ -11,7 +11,8 @@ namespace slim {
 
 absl::StatusOr<BackendChoice> CreateBackend(const BackendOptions& options) {
   BackendChoice choice;
-  if (options.kind != BackendKind::kCpu) {
+  if (options.kind == BackendKind::kAuto) choice.cuda = FindCudaDriver();
+  if (options.kind != BackendKind::kCpu && choice.cuda.ok()) {
     absl::StatusOr<std::unique_ptr<Backend>> cuda = CreateCudaBackend();
     if (cuda.ok()) {
       choice.backend = *std::move(cuda);

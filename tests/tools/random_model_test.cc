@@ -62,7 +62,7 @@ TEST(RandomModelTest, ThePrefillBenchMeasuresIt) {
     EXPECT_GT(row.tflops_per_second, 0);
     EXPECT_TRUE(std::isfinite(row.bound_speedup));
   }
-  EXPECT_EQ((*rows)[2].bound_speedup, 1.0);
+  EXPECT_DOUBLE_EQ((*rows)[2].bound_speedup, 1.0);
   EXPECT_GT((*rows)[3].bound_speedup, 1.0);
 }
 

@@ -145,7 +145,8 @@ absl::StatusOr<std::vector<int32_t>> RunDecodeStep(LocalModel& model,
 
 std::vector<int32_t> LocalModel::RandomPrompt(int64_t num_tokens, uint64_t seed) const {
   std::mt19937_64 generator(seed);
-  const auto vocab_size = static_cast<uint64_t>(engine->model_config().vocab_size);
+  const auto vocab_size = static_cast<uint64_t>(
+      tokenizer != nullptr ? tokenizer->vocab_size() : engine->model_config().vocab_size);
   std::vector<int32_t> tokens;
   tokens.reserve(num_tokens);
   while (static_cast<int64_t>(tokens.size()) < num_tokens) {

@@ -30,6 +30,11 @@ std::vector<std::string> CudaModulePaths() {
   return {folder + kModuleName, folder + "../lib/" + kModuleName, folder + "../bin/" + kModuleName};
 }
 
+absl::Status FindCudaDriver() {
+  if (dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL) != nullptr) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("no CUDA driver: ", DlError()));
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const std::vector<std::string>& paths) {
   std::string path;
   for (const std::string& candidate : paths) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
 
@@ -15,6 +16,10 @@ namespace slim {
 
 // Where the module is looked for: beside the program, then in ../lib and ../bin from there.
 std::vector<std::string> CudaModulePaths();
+
+// Whether the driver's library can be loaded: a cheap question, where the module would bring half a
+// gigabyte of libraries. UNAVAILABLE with the loader's message.
+absl::Status FindCudaDriver();
 
 // The backend on the first GPU, from the first of `paths` that exists.
 // NOT_FOUND with the paths when there is none; FAILED_PRECONDITION with the loader's message when

@@ -18,7 +18,9 @@ inline __device__ void Store(uint16_t* out, float x) { *out = ToBf16(x); }
 
 // Two floats as one register of two bf16, `low` in the lower half.
 inline __device__ uint32_t PackBf16(float low, float high) {
-  return static_cast<uint32_t>(ToBf16(low)) | (static_cast<uint32_t>(ToBf16(high)) << 16);
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);  // one instruction
+  return static_cast<uint32_t>(__bfloat16_as_ushort(pair.x)) |
+         (static_cast<uint32_t>(__bfloat16_as_ushort(pair.y)) << 16);
 }
 
 // d += a b for one 16 x 16 tile of a (row-major) and one 16 x 8 tile of b (column-major). Which

@@ -3,6 +3,7 @@
 
 #include "engine/backend/cuda/cuda_module.h"
 
+#include "engine/backend/create_backend.h"
 #include "gmock/gmock.h"
 
 namespace slim {
@@ -46,6 +47,32 @@ TEST(CudaModuleTest, ReturnsWhatTheModuleSaysOfTheDevice) {
   const absl::Status status = Load(SLIM_NO_GPU_MODULE);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("no usable GPU"));
+}
+
+TEST(CreateBackendTest, AutoFallsBackToTheCpuAndSaysWhy) {
+  if (CreateCudaBackend().ok()) GTEST_SKIP() << "this machine has a GPU";
+  BackendOptions options;
+  options.num_threads = 1;
+  const auto choice = CreateBackend(options);
+  ASSERT_TRUE(choice.ok()) << choice.status();
+  EXPECT_EQ(choice->backend->info().name, "cpu");
+  EXPECT_FALSE(choice->cuda.ok());
+  EXPECT_FALSE(choice->cuda.message().empty());
+
+  options.kind = BackendKind::kCuda;
+  const absl::Status refused = CreateBackend(options).status();
+  EXPECT_FALSE(refused.ok());
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("--backend cuda: "));
+}
+
+TEST(CreateBackendTest, CpuDoesNotLookForCuda) {
+  BackendOptions options;
+  options.kind = BackendKind::kCpu;
+  options.num_threads = 1;
+  const auto choice = CreateBackend(options);
+  ASSERT_TRUE(choice.ok()) << choice.status();
+  EXPECT_EQ(choice->backend->info().name, "cpu");
+  EXPECT_TRUE(choice->cuda.ok());
 }
 
 }  // namespace
