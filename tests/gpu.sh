@@ -78,7 +78,7 @@ check() {  # check NAME LOG COMMAND...: a GoogleTest program; cases that skip ar
     summary+=("$name|FAILED, see $log")
     failed=1
   elif ((passed == 0)); then
-    summary+=("$name|nothing ran: $(grep -m1 -iE 'skipped|unavailable|not_found|no usable' "$log" || echo "see $log")")
+    summary+=("$name|nothing ran: $(grep -m1 -E '^(UNAVAILABLE|NOT_FOUND|FAILED_PRECONDITION)' "$log" || echo "see $log")")
     failed=1
   else
     summary+=("$name|$passed passed, $skipped skipped")
