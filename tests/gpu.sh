@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a machine with a GPU is asked: is it right (op conformance, the engine against its oracle), then how
-# fast is it (prefill of published shapes, dense and pruned, against the cost model). Closes on one table.
+# fast is it (prefill of published shapes, dense and pruned, against the cost model; decode with the whole KV
+# on the device and with a quarter of it). Closes on one table.
 #
 #   tests/gpu.sh                       builds here and runs
 #   tests/gpu.sh --pack DIR            builds here and gathers in DIR what another machine needs, no run
@@ -15,21 +16,23 @@ here=$(cd "$(dirname "$0")" && pwd)
 usage() {
   cat <<'TEXT'
 usage: tests/gpu.sh [--pack DIR [--without-cublaslt]] [--geometries LIST] [--lengths LIST] [--runs N]
-                    [--chunk_tokens N] [--results DIR] [--sanitizer]
+                    [--decode_context N] [--chunk_tokens N] [--results DIR] [--sanitizer]
   --geometries  default llama-3.1-8b,qwen2.5-7b,llama-3.2-1b
   --lengths     default 2048,8192,32768,131072
+  --decode_context  default 32768, of the first geometry
   --results     where JSON and logs go, default gpu-results
   --sanitizer   also run the conformance cases under compute-sanitizer (memcheck, racecheck)
 TEXT
 }
 pack="" without_cublaslt=0 sanitizer=0 runs=5 chunk_tokens=8192 results=gpu-results
-geometries=llama-3.1-8b,qwen2.5-7b,llama-3.2-1b lengths=2048,8192,32768,131072
+geometries=llama-3.1-8b,qwen2.5-7b,llama-3.2-1b lengths=2048,8192,32768,131072 decode_context=32768
 while (($#)); do
   case $1 in
     --pack) pack=${2:?--pack needs a folder}; shift ;;
     --without-cublaslt) without_cublaslt=1 ;;
     --geometries) geometries=${2:?}; shift ;;
     --lengths) lengths=${2:?}; shift ;;
+    --decode_context) decode_context=${2:?}; shift ;;
     --runs) runs=${2:?}; shift ;;
     --chunk_tokens) chunk_tokens=${2:?}; shift ;;
     --results) results=${2:?}; shift ;;
@@ -65,6 +68,7 @@ if [[ -n $pack ]]; then
 fi
 
 mkdir -p "$results"
+results=$(cd "$results" && pwd)
 summary=()
 failed=0
 check() {  # check NAME LOG COMMAND...: a GoogleTest program; cases that skip are not passes
@@ -85,7 +89,6 @@ check() {  # check NAME LOG COMMAND...: a GoogleTest program; cases that skip ar
   fi
 }
 
-cd "$([[ $root == "$here" ]] && echo "$here" || dirname "$root")"
 check "op conformance" conformance.log "$root/tests/backend_device_conformance_test" --gtest_filter='*cuda*'
 check "engine against the oracle" engine.log "$root/tests/engine_test" --gtest_filter='*cuda*'
 if ((sanitizer)); then
@@ -105,11 +108,26 @@ if ((!failed)); then
       summary+=("prefill $geometry|FAILED, see $results/prefill-$geometry.txt")
     }
   done
+  # The first shape once more in decode: the whole KV on the device, then a quarter of it, with and without
+  # fetching ahead.
+  decode() {  # decode NAME OPTION...
+    "$root/bin/sliminfer-bench" --json "$results/decode-$1.json" decode --backend cuda --geometry "${names[0]}" \
+      --random_weights --contexts "$decode_context" --streams 1 --chunk_tokens "$chunk_tokens" "${@:2}" \
+      >"$results/decode-$1.txt" 2>&1 || {
+      failed=1
+      summary+=("decode $1|FAILED, see $results/decode-$1.txt")
+    }
+  }
+  quarter=(--kv_tier discrete --device_share 0.25)
+  decode full --pruning off,paper
+  decode quarter-frozen --pruning off,paper "${quarter[@]}"
+  decode quarter-reselect --pruning paper --decode reselect "${quarter[@]}"
+  decode quarter-no-prefetch --pruning off,paper --no_prefetch "${quarter[@]}"
 fi
 
 printf '\n%-40s %s\n' check result
 for row in "${summary[@]}"; do printf '%-40s %s\n' "${row%%|*}" "${row#*|}"; done
-for table in "$results"/prefill-*.txt; do
+for table in "$results"/{prefill,decode}-*.txt; do
   [[ -e $table ]] && printf '\n%s\n' "$(basename "$table" .txt)" && cat "$table"
 done
 exit "$failed"
