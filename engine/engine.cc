@@ -4,7 +4,6 @@
 
 #include "engine/base/status_macros.h"
 #include "engine/llama_engine.h"
-#include "kvcache/block_copier.h"
 
 namespace slim {
 
@@ -21,9 +20,12 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Options& options,
   kv_options.device_bytes = options.kv_device_bytes;
   kv_options.host_bytes = options.kv_host_bytes;
   kv_options.prefetch = options.kv_prefetch;
-  SLIM_ASSIGN_OR_RETURN(std::unique_ptr<KvManager> kv, CreateKvManager(kv_options, clock));
   SLIM_ASSIGN_OR_RETURN(std::unique_ptr<Llama> model,
                         Llama::Create(*source, config, kv_options.layout, backend.get()));
+  SLIM_ASSIGN_OR_RETURN(const KvMemorySizes kv_sizes, KvMemorySizesOf(kv_options));
+  SLIM_ASSIGN_OR_RETURN(KvMemories kv_memories, backend->CreateKvMemories(kv_sizes));
+  SLIM_ASSIGN_OR_RETURN(std::unique_ptr<KvManager> kv,
+                        CreateKvManager(kv_options, clock, std::move(kv_memories)));
   return std::unique_ptr<Engine>(new LlamaEngine(options, std::move(source), std::move(backend),
                                                  std::move(model), std::move(kv)));
 }

@@ -352,8 +352,7 @@ absl::Status LlamaEngine::Decide(Sequence& sequence) {
   for (int64_t w = 0; w < window; ++w) {
     positions[w] = sequence.PositionOf(stage, now.num_tokens - window + w);
   }
-  const TensorView hidden{sequence.boundary_view.f32() + (now.num_tokens - window) * config.width,
-                          window, config.width};
+  const TensorView hidden = sequence.boundary_view.Rows(now.num_tokens - window, window);
   BlockScoreArgs args;
   args.kind = schedule.score_kind;
   args.queries = TensorView{window_queries_.data(), window, cols};
@@ -409,7 +408,7 @@ absl::Status LlamaEngine::StartReselect(Sequence& sequence, int stage, BlockScor
   const TensorView window = args.queries;
   const absl::Span<const int32_t> positions = args.positions;
   for (int64_t w = 0; w < window.rows; ++w) {
-    args.queries = TensorView{window.f32() + w * window.cols, 1, window.cols};
+    args.queries = window.Rows(w, 1);
     args.positions = positions.subspan(w, 1);
     SLIM_RETURN_IF_ERROR(sequence.reselect[stage].AddQuery(args, backend_.get()));
   }

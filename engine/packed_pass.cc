@@ -29,7 +29,7 @@ absl::Status PackedPass::EnterRows(absl::Span<PassItem> items) {
   packed_home_.clear();
 
   for (const PassItem& item : items) {
-    TensorView target{home_view_.f32() + item.first_home_row * width, item.rows(), width};
+    const TensorView target = home_view_.Rows(item.first_home_row, item.rows());
     if (item.hidden_rows.empty()) {
       SLIM_RETURN_IF_ERROR(model_->Embed(item.tokens, target));
     } else {
@@ -151,7 +151,7 @@ absl::Status PackedPass::RunLayer(absl::Span<const PassItem> items, int layer,
   }
   for (size_t i = 0; hook && i < query_items.size(); ++i) {
     const TensorView queries = model_->queries();
-    const TensorView query{queries.f32() + query_last_rows[i] * queries.cols, 1, queries.cols};
+    const TensorView query = queries.Rows(query_last_rows[i], 1);
     SLIM_RETURN_IF_ERROR(hook(layer, query_items[i], query, pages_[query_items[i]]));
   }
   for (size_t i = 0; i < items.size(); ++i) {

@@ -1,15 +1,13 @@
 #include "kvcache/block_pool.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <iterator>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
+#include "engine/base/status_macros.h"
 #include "kvcache/planted_bug.h"
 
 #if defined(__has_feature)
@@ -30,68 +28,60 @@ constexpr int64_t kSlabAlignment = 64;
 constexpr int64_t kMaxMappedBytes = int64_t{1} << 46;
 constexpr unsigned char kPoison = 0xFB;
 
-// A read of a free slab is an error that AddressSanitizer can report.
-void ForbidAccess([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
+}  // namespace
+
+void BlockPool::ForbidAccess([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) const {
 #ifdef SLIM_ASAN
-  __asan_poison_memory_region(data, static_cast<size_t>(bytes));
-#endif
-}
-void AllowAccess([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
-#ifdef SLIM_ASAN
-  __asan_unpoison_memory_region(data, static_cast<size_t>(bytes));
+  if (memory_->host_readable()) __asan_poison_memory_region(data, static_cast<size_t>(bytes));
 #endif
 }
 
-int64_t StrideOf(int64_t slab_bytes) {
+void BlockPool::AllowAccess([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) const {
+#ifdef SLIM_ASAN
+  if (memory_->host_readable()) __asan_unpoison_memory_region(data, static_cast<size_t>(bytes));
+#endif
+}
+
+int64_t BlockPool::Stride(int64_t slab_bytes) {
   return (slab_bytes + kSlabAlignment - 1) / kSlabAlignment * kSlabAlignment;
 }
 
-}  // namespace
-
 int64_t BlockPool::SlabsIn(int64_t bytes, int64_t slab_bytes) {
-  return slab_bytes <= 0 || bytes <= 0 ? 0 : bytes / StrideOf(slab_bytes);
+  return slab_bytes <= 0 || bytes <= 0 ? 0 : bytes / Stride(slab_bytes);
 }
 
 absl::StatusOr<std::unique_ptr<BlockPool>> BlockPool::Create(int64_t slab_bytes, int64_t num_slabs,
-                                                             bool poison_freed) {
+                                                             bool poison_freed,
+                                                             std::unique_ptr<SlabMemory> memory) {
   if (!(slab_bytes > 0 && slab_bytes <= kMaxMappedBytes && num_slabs > 0 &&
         num_slabs <= std::numeric_limits<SlabId>::max() &&
-        num_slabs <= kMaxMappedBytes / StrideOf(slab_bytes))) {
+        num_slabs <= kMaxMappedBytes / Stride(slab_bytes))) {
     return absl::InvalidArgumentError(
         absl::StrCat("block pool of ", num_slabs, " slabs of ", slab_bytes,
                      " bytes: both must be positive and their product at most ", kMaxMappedBytes));
   }
-  const int64_t bytes = StrideOf(slab_bytes) * num_slabs;
-  void* base = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("cannot map ", bytes, " bytes for KV slabs: ", std::strerror(errno)));
+  if (memory == nullptr) {
+    SLIM_ASSIGN_OR_RETURN(memory, MapHostSlabs(Stride(slab_bytes) * num_slabs));
   }
-  // Only a hint: attention walks slabs in random order and gains from large pages.
-  (void)madvise(base, static_cast<size_t>(bytes), MADV_HUGEPAGE);
-  return std::unique_ptr<BlockPool>(new BlockPool(slab_bytes, StrideOf(slab_bytes), num_slabs,
-                                                  poison_freed, static_cast<char*>(base), bytes));
+  return std::unique_ptr<BlockPool>(
+      new BlockPool(slab_bytes, num_slabs, poison_freed, std::move(memory)));
 }
 
-BlockPool::BlockPool(int64_t slab_bytes, int64_t stride, int64_t num_slabs, bool poison_freed,
-                     char* base, int64_t mapped_bytes)
+BlockPool::BlockPool(int64_t slab_bytes, int64_t num_slabs, bool poison_freed,
+                     std::unique_ptr<SlabMemory> memory)
     : slab_bytes_(slab_bytes),
-      stride_(stride),
+      stride_(Stride(slab_bytes)),
       poison_freed_(poison_freed),
-      base_(base),
-      mapped_bytes_(mapped_bytes),
+      memory_(std::move(memory)),
+      base_(memory_->base()),
       free_slabs_(num_slabs),
       taken_(static_cast<size_t>(num_slabs), false),
       written_(static_cast<size_t>(num_slabs), false) {
-  ForbidAccess(base_, mapped_bytes_);
+  ForbidAccess(base_, stride_ * num_slabs);
   AddRun(0, num_slabs);
 }
 
-BlockPool::~BlockPool() {
-  AllowAccess(base_, mapped_bytes_);
-  munmap(base_, static_cast<size_t>(mapped_bytes_));
-}
+BlockPool::~BlockPool() { AllowAccess(base_, stride_ * total_slabs()); }
 
 void BlockPool::AddRun(SlabId first, int64_t length) {
   runs_.emplace(first, length);
@@ -130,12 +120,24 @@ absl::Status BlockPool::Acquire(int64_t count, std::vector<SlabId>* out) {
     TakeFromRun(run->second, taken, out);
     count -= taken;
   }
-  for (size_t i = begin; i < out->size(); ++i) {
-    const SlabId slab = (*out)[i];
-    if (written_[slab] && !Planted(PlantedBug::kStaleSlabReused)) Zero(slab);
-    written_[slab] = true;
-  }
+  ZeroReused(absl::MakeConstSpan(*out).subspan(begin));
   return absl::OkStatus();
+}
+
+void BlockPool::ZeroReused(absl::Span<const SlabId> slabs) {
+  // Neighbours in one go: a device takes microseconds to be told anything.
+  for (size_t i = 0; i < slabs.size();) {
+    size_t end = i;
+    while (end < slabs.size() && written_[slabs[end]] &&
+           slabs[end] == slabs[i] + static_cast<SlabId>(end - i)) {
+      ++end;
+    }
+    if (end > i && !Planted(PlantedBug::kStaleSlabReused)) {
+      memory_->Fill(data(slabs[i]), 0, static_cast<int64_t>(end - i) * stride_);
+    }
+    i = std::max(end, i + 1);
+  }
+  for (const SlabId slab : slabs) written_[slab] = true;
 }
 
 SlabId BlockPool::AcquireForOverwrite() {
@@ -146,14 +148,14 @@ SlabId BlockPool::AcquireForOverwrite() {
   return slab[0];
 }
 
-void BlockPool::Zero(SlabId slab) { std::memset(data(slab), 0, static_cast<size_t>(slab_bytes_)); }
+void BlockPool::Zero(SlabId slab) { memory_->Fill(data(slab), 0, slab_bytes_); }
 
 void BlockPool::Release(absl::Span<const SlabId> slabs) {
   for (const SlabId slab : slabs) {
     SLIM_CHECK(slab >= 0 && slab < total_slabs() && taken_[slab]);
     taken_[slab] = false;
     ++free_slabs_;
-    if (poison_freed_) std::memset(data(slab), kPoison, static_cast<size_t>(slab_bytes_));
+    if (poison_freed_) memory_->Fill(data(slab), kPoison, slab_bytes_);
     ForbidAccess(data(slab), stride_);
     SlabId first = slab;
     int64_t length = 1;

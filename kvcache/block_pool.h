@@ -1,5 +1,5 @@
-// A fixed number of equal slabs in one anonymous mapping. Pages of the mapping are touched only
-// when a slab is written, so a large pool costs nothing until it is used.
+// A fixed number of equal slabs in one range of memory. Host memory is touched only when a slab is
+// written, so a large pool costs nothing until it is used.
 //
 // A slab is handed out filled with zeroes: kernels rely on zero beyond the written slots, and a
 // sequence must never see what another one left. Thread rule: one thread at a time (the owner's).
@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kvcache/kv_memories.h"
 
 namespace slim {
 
@@ -26,9 +27,13 @@ inline constexpr SlabId kNoSlab = -1;
 class BlockPool {
  public:
   // INVALID_ARGUMENT when a number is not positive or too large, RESOURCE_EXHAUSTED when the
-  // mapping fails. Slabs are 64-byte aligned: the stride is slab_bytes rounded up.
-  static absl::StatusOr<std::unique_ptr<BlockPool>> Create(int64_t slab_bytes, int64_t num_slabs,
-                                                           bool poison_freed);
+  // mapping fails. Slabs are 64-byte aligned: the stride is slab_bytes rounded up. `memory`:
+  // Stride(slab_bytes) * num_slabs bytes of it; null: host memory.
+  static absl::StatusOr<std::unique_ptr<BlockPool>> Create(
+      int64_t slab_bytes, int64_t num_slabs, bool poison_freed,
+      std::unique_ptr<SlabMemory> memory = nullptr);
+  // Distance of neighbouring slabs.
+  static int64_t Stride(int64_t slab_bytes);
   // Slabs that fit `bytes`.
   static int64_t SlabsIn(int64_t bytes, int64_t slab_bytes);
 
@@ -53,9 +58,14 @@ class BlockPool {
   int64_t free_slabs() const { return free_slabs_; }
 
  private:
-  BlockPool(int64_t slab_bytes, int64_t stride, int64_t num_slabs, bool poison_freed, char* base,
-            int64_t mapped_bytes);
+  BlockPool(int64_t slab_bytes, int64_t num_slabs, bool poison_freed,
+            std::unique_ptr<SlabMemory> memory);
 
+  // A read of a free slab is an error that AddressSanitizer can report.
+  void ForbidAccess(void* data, int64_t bytes) const;
+  void AllowAccess(void* data, int64_t bytes) const;
+
+  void ZeroReused(absl::Span<const SlabId> slabs);
   // Takes `count` slabs from the front of the run that begins at `first`.
   void TakeFromRun(SlabId first, int64_t count, std::vector<SlabId>* out);
   void AddRun(SlabId first, int64_t length);
@@ -64,8 +74,8 @@ class BlockPool {
   const int64_t slab_bytes_;
   const int64_t stride_;
   const bool poison_freed_;
+  const std::unique_ptr<SlabMemory> memory_;
   char* const base_;
-  const int64_t mapped_bytes_;
   int64_t free_slabs_ = 0;
   std::vector<bool> taken_;
   std::vector<bool> written_;  // was handed out before: not known to be zero

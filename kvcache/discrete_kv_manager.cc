@@ -11,18 +11,18 @@
 namespace slim {
 
 absl::StatusOr<std::unique_ptr<DiscreteKvManager>> DiscreteKvManager::Create(
-    const Options& options, const Clock* clock, std::unique_ptr<BlockCopier> copier,
-    std::function<void()> idle) {
+    const Options& options, const Clock* clock, KvMemories memories, std::function<void()> idle) {
   const int64_t slab_bytes = options.layout.slab_bytes();
   SLIM_ASSIGN_OR_RETURN(
       auto host, BlockPool::Create(slab_bytes, BlockPool::SlabsIn(options.host_bytes, slab_bytes),
-                                   options.poison_freed));
+                                   options.poison_freed, std::move(memories.host)));
   SLIM_ASSIGN_OR_RETURN(
       auto device,
       BlockPool::Create(slab_bytes, BlockPool::SlabsIn(options.device_bytes, slab_bytes),
-                        options.poison_freed));
-  return std::unique_ptr<DiscreteKvManager>(new DiscreteKvManager(
-      options, clock, std::move(host), std::move(device), std::move(copier), std::move(idle)));
+                        options.poison_freed, std::move(memories.device)));
+  return std::unique_ptr<DiscreteKvManager>(
+      new DiscreteKvManager(options, clock, std::move(host), std::move(device),
+                            std::move(memories.copier), std::move(idle)));
 }
 
 DiscreteKvManager::DiscreteKvManager(const Options& options, const Clock* clock,

@@ -19,9 +19,9 @@ namespace slim {
 
 class DiscreteKvManager final : public KvManager {
  public:
-  // Options were validated. `idle`: see KvService; empty in production.
+  // Options were validated; memories.copier is set. `idle`: see KvService; empty in production.
   static absl::StatusOr<std::unique_ptr<DiscreteKvManager>> Create(
-      const Options& options, const Clock* clock, std::unique_ptr<BlockCopier> copier,
+      const Options& options, const Clock* clock, KvMemories memories,
       std::function<void()> idle = nullptr);
 
   int64_t capacity_slabs() const override { return host_->total_slabs(); }

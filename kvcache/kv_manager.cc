@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "kvcache/block_copier_host.h"
 #include "kvcache/block_copier_verifying.h"
+#include "kvcache/block_pool.h"
 #include "kvcache/discrete_kv_manager.h"
 #include "kvcache/unified_kv_manager.h"
 
@@ -46,13 +47,35 @@ absl::Status CheckOptions(const KvManager::Options& o) {
 
 absl::StatusOr<std::unique_ptr<KvManager>> CreateKvManager(const KvManager::Options& options,
                                                            const Clock* clock,
-                                                           std::unique_ptr<BlockCopier> copier) {
+                                                           KvMemories memories) {
   absl::Status status = CheckOptions(options);
   if (!status.ok()) return status;
-  if (options.tier == KvTier::kUnified) return UnifiedKvManager::Create(options);
-  if (copier == nullptr) copier = std::make_unique<HostBlockCopier>();
-  if (options.verify_transfers) copier = std::make_unique<VerifyingCopier>(std::move(copier));
-  return DiscreteKvManager::Create(options, clock, std::move(copier));
+  if (options.tier == KvTier::kUnified) {
+    return UnifiedKvManager::Create(options, std::move(memories.device));
+  }
+  if (memories.copier == nullptr) memories.copier = std::make_unique<HostBlockCopier>();
+  if (options.verify_transfers) {
+    if (memories.device != nullptr && !memories.device->host_readable()) {
+      return absl::InvalidArgumentError(
+          "KV verify_transfers compares both ends of a copy, and the host cannot read the "
+          "device's");
+    }
+    memories.copier = std::make_unique<VerifyingCopier>(std::move(memories.copier));
+  }
+  return DiscreteKvManager::Create(options, clock, std::move(memories));
+}
+
+absl::StatusOr<KvMemorySizes> KvMemorySizesOf(const KvManager::Options& options) {
+  absl::Status status = CheckOptions(options);
+  if (!status.ok()) return status;
+  const int64_t slab_bytes = options.layout.slab_bytes();
+  KvMemorySizes sizes;
+  sizes.stride_bytes = BlockPool::Stride(slab_bytes);
+  sizes.device_slabs = BlockPool::SlabsIn(options.device_bytes, slab_bytes);
+  if (options.tier == KvTier::kDiscrete) {
+    sizes.host_slabs = BlockPool::SlabsIn(options.host_bytes, slab_bytes);
+  }
+  return sizes;
 }
 
 }  // namespace slim

@@ -22,6 +22,7 @@
 #include "absl/types/span.h"
 #include "engine/base/clock.h"
 #include "kvcache/kv_layout.h"
+#include "kvcache/kv_memories.h"
 
 namespace slim {
 
@@ -175,14 +176,16 @@ class KvManager {
   virtual absl::Status CheckInvariants() = 0;
 };
 
-class BlockCopier;
-
 // Builds the manager of `options.tier`. INVALID_ARGUMENT with the value seen when an option is out
 // of range, RESOURCE_EXHAUSTED when the memory cannot be mapped. The clock outlives the manager.
-// `copier` moves slabs in the discrete tier; null: plain memory copies on the service thread.
-absl::StatusOr<std::unique_ptr<KvManager>> CreateKvManager(
-    const KvManager::Options& options, const Clock* clock,
-    std::unique_ptr<BlockCopier> copier = nullptr);
+// `memories`: of the sizes that KvMemorySizesOf names. verify_transfers needs memory that the host
+// can read.
+absl::StatusOr<std::unique_ptr<KvManager>> CreateKvManager(const KvManager::Options& options,
+                                                           const Clock* clock,
+                                                           KvMemories memories = {});
+
+// How many slabs the pools of these options have. INVALID_ARGUMENT as CreateKvManager.
+absl::StatusOr<KvMemorySizes> KvMemorySizesOf(const KvManager::Options& options);
 
 }  // namespace slim
 

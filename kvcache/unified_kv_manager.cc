@@ -7,11 +7,12 @@
 
 namespace slim {
 
-absl::StatusOr<std::unique_ptr<UnifiedKvManager>> UnifiedKvManager::Create(const Options& options) {
+absl::StatusOr<std::unique_ptr<UnifiedKvManager>> UnifiedKvManager::Create(
+    const Options& options, std::unique_ptr<SlabMemory> memory) {
   const int64_t slab_bytes = options.layout.slab_bytes();
   SLIM_ASSIGN_OR_RETURN(
       auto pool, BlockPool::Create(slab_bytes, BlockPool::SlabsIn(options.device_bytes, slab_bytes),
-                                   options.poison_freed));
+                                   options.poison_freed, std::move(memory)));
   return std::unique_ptr<UnifiedKvManager>(new UnifiedKvManager(options, std::move(pool)));
 }
 

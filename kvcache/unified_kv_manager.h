@@ -15,8 +15,10 @@ namespace slim {
 
 class UnifiedKvManager final : public KvManager {
  public:
-  // RESOURCE_EXHAUSTED when the memory cannot be mapped. Options were validated.
-  static absl::StatusOr<std::unique_ptr<UnifiedKvManager>> Create(const Options& options);
+  // RESOURCE_EXHAUSTED when the memory cannot be mapped. Options were validated. `memory`: of the
+  // pool; null: host memory.
+  static absl::StatusOr<std::unique_ptr<UnifiedKvManager>> Create(
+      const Options& options, std::unique_ptr<SlabMemory> memory);
 
   int64_t capacity_slabs() const override { return pool_->total_slabs(); }
   int64_t unreserved_slabs() const override { return ledger_.unreserved(); }

@@ -15,6 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "engine/backend/create_backend.h"
 #include "engine/base/log.h"
 #include "engine/prune/prune_plan.h"
 #include "kvcache/kv_manager.h"
@@ -22,7 +23,6 @@
 
 namespace slim {
 
-enum class BackendKind { kAuto, kCpu, kCuda };
 enum class ReflectionMode { kAuto, kOn, kOff };  // kAuto: on loopback without tokens only
 
 struct ServerConfig {

@@ -134,7 +134,7 @@ std::vector<ConfigOption> ModelOptions() {
       Choice<BackendKind>(
           "backend", &C::backend,
           {{"auto", BackendKind::kAuto}, {"cpu", BackendKind::kCpu}, {"cuda", BackendKind::kCuda}},
-          "auto, cpu or cuda"),
+          "cuda, cpu, or auto: cuda where its module and a GPU are there"),
       Integer("threads", &C::threads, "compute threads; 0: what cpuset and cgroup allow"),
       Choice<KvTier>("kv_tier", &C::kv_tier,
                      {{"unified", KvTier::kUnified}, {"discrete", KvTier::kDiscrete}},

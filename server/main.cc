@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/synchronization/notification.h"
-#include "engine/backend/cpu/cpu_backend.h"
+#include "engine/backend/create_backend.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/status_macros.h"
@@ -73,13 +73,15 @@ struct Server {
   std::unique_ptr<HttpEndpoint> http;
 };
 
-absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const ServerConfig& config) {
-  if (config.backend == BackendKind::kCuda) {
-    return absl::UnimplementedError("--backend cuda: this program was built without CUDA");
-  }
-  CpuBackendOptions options;
+absl::StatusOr<std::unique_ptr<Backend>> OpenBackend(const ServerConfig& config) {
+  BackendOptions options;
+  options.kind = config.backend;
   options.num_threads = config.threads;
-  return CpuBackend::Create(options);
+  SLIM_ASSIGN_OR_RETURN(BackendChoice choice, CreateBackend(options));
+  if (!choice.cuda.ok()) {
+    Log(LogLevel::kInfo, "cuda_not_used", {{"reason", std::string(choice.cuda.message())}});
+  }
+  return std::move(choice.backend);
 }
 
 absl::StatusOr<absl::optional<PruneProfile>> FindProfile(const ServerConfig& config,
@@ -104,9 +106,9 @@ absl::Status CreateWorker(const ServerConfig& config, StopSignal* stop, Server* 
     return absl::InvalidArgumentError("--pruning profile: this model has no pruning profile");
   }
   const ChatTemplate chat_template = ChatTemplate::FromSource(*source);
-  SLIM_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, CreateBackend(config));
+  SLIM_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, OpenBackend(config));
   server->facts = MakeServerFacts(config, model, *source, *server->tokenizer, chat_template,
-                                  server->profile, backend->info().kv_type);
+                                  server->profile, backend->info());
   server->facts.started = begin;
   server->codec = std::make_unique<TokenizerCodec>(server->tokenizer.get(), chat_template);
   server->metrics = Metrics::Create(MakeMetricsFacts(server->facts, model, backend->info()));

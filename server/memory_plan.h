@@ -13,10 +13,6 @@ struct KvBytes {
   int64_t host = 0;  // discrete tier only
 };
 
-// Memory that this process may still take: the smaller of what the machine has free and what the
-// cgroup leaves. 1 GiB when neither can be read.
-int64_t AvailableMemoryBytes();
-
 // Fills in what is 0 in `wanted`. Unified: half of what is available, but no more than
 // `max_running` sequences of a whole context need (`bytes_per_sequence` each). Discrete: that is
 // the host pool, and the device arena is a quarter of it. At least one sequence fits either way.

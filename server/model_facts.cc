@@ -1,10 +1,12 @@
 #include "server/model_facts.h"
 
+#include <algorithm>
 #include <map>
 #include <string>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/strip.h"
+#include "engine/base/available_memory.h"
 #include "server/memory_plan.h"
 
 namespace slim {
@@ -50,6 +52,18 @@ std::string MostCommonType(const TensorSource& source) {
   return best;
 }
 
+// What the pool whose size is to be chosen can take from: the device pool of the unified tier lies
+// where the backend works, which holds the weights too (in 16 bits), the discrete tier's in host
+// memory.
+int64_t PoolMemoryBytes(KvTier tier, const ModelConfig& model, const BackendInfo& backend) {
+  if (tier == KvTier::kDiscrete || backend.free_device_bytes == 0) return AvailableMemoryBytes();
+  const int64_t attention = int64_t{2} * (model.num_heads + model.num_kv_heads) * model.head_dim;
+  const int64_t layer = model.width * (attention + int64_t{3} * model.ffn_width);
+  const int64_t vocabulary = model.vocab_size * model.width * (model.tied_embedding ? 1 : 2);
+  return std::max<int64_t>(0,
+                           backend.free_device_bytes - 2 * (model.num_layers * layer + vocabulary));
+}
+
 int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 }  // namespace
@@ -57,7 +71,9 @@ int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit 
 ServerFacts MakeServerFacts(const ServerConfig& config, const ModelConfig& model,
                             const TensorSource& source, const Tokenizer& tokenizer,
                             const ChatTemplate& chat_template,
-                            const absl::optional<PruneProfile>& profile, KvType kv_type) {
+                            const absl::optional<PruneProfile>& profile,
+                            const BackendInfo& backend) {
+  const KvType kv_type = backend.kv_type;
   ServerFacts facts;
   facts.version = kVersion;
   facts.revision = kRevision;
@@ -80,8 +96,13 @@ ServerFacts MakeServerFacts(const ServerConfig& config, const ModelConfig& model
       RoundUp(model.context_tokens, facts.block_tokens) + 2 * facts.block_tokens;
   const KvBytes kv = PlanKvBytes({config.kv_device_bytes, config.kv_host_bytes}, config.kv_tier,
                                  sequence_tokens * facts.kv_bytes_per_token, config.max_running,
-                                 AvailableMemoryBytes());
+                                 PoolMemoryBytes(config.kv_tier, model, backend));
   facts.kv_device_bytes = kv.device;
+  if (backend.free_device_bytes > 0 && config.kv_device_bytes == 0) {
+    // The arena of the discrete tier was sized by host memory.
+    const int64_t room = PoolMemoryBytes(KvTier::kUnified, model, backend) / 2;
+    facts.kv_device_bytes = std::min(kv.device, std::max<int64_t>(room, 1));
+  }
   facts.kv_host_bytes = kv.host;
   facts.prefix_cache_bytes = config.prefix_cache_bytes;
   facts.max_running = config.max_running;

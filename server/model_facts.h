@@ -22,7 +22,8 @@ extern const char kRevision[];  // of the source, "unknown" outside of a checkou
 ServerFacts MakeServerFacts(const ServerConfig& config, const ModelConfig& model,
                             const TensorSource& source, const Tokenizer& tokenizer,
                             const ChatTemplate& chat_template,
-                            const absl::optional<PruneProfile>& profile, KvType kv_type);
+                            const absl::optional<PruneProfile>& profile,
+                            const BackendInfo& backend);
 
 Metrics::Facts MakeMetricsFacts(const ServerFacts& facts, const ModelConfig& model,
                                 const BackendInfo& backend);

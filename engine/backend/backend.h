@@ -1,11 +1,13 @@
 // The operations a forward pass is made of, as whole-tensor calls that every processor kind
 // implements (engine/backend/cpu, engine/backend/cuda; a plain reference in tests/testing).
 //
-// Shapes: activations are TensorView [rows, cols] in the backend's memory and activation type (CPU:
-// float32 in host memory). Rows are tokens of one or several sequences, packed without padding.
-// Arithmetic rule: what is computed for one row does not depend on which other rows share the call,
-// so results do not depend on chunk size or batch composition, bit for bit (CPU).
-// Thread rule: one caller at a time (the worker thread); an op may use threads of its own and has
+// Shapes: activations are TensorView [rows, cols] in the backend's memory. Hidden states (the
+// residual stream), logits and what block scores are made of are float32 on every backend; what
+// lies between two products of a layer (queries, keys, values, attention, gate, up) is of
+// BackendInfo::activation_type. Rows are tokens of one or several sequences, packed without
+// padding. Arithmetic rule: what is computed for one row does not depend on which other rows share
+// the call, so results do not depend on chunk size or batch composition, bit for bit (CPU). Thread
+// rule: one caller at a time (the worker thread); an op may use threads of its own and has
 // finished, or is ordered on the backend's stream, when it returns.
 // Errors: INTERNAL for a failure of the device. Shapes are the caller's duty (SLIM_CHECK).
 // Lifetime: views are used only during the call, LinearWeight and Buffer are the caller's to keep.
@@ -22,6 +24,7 @@
 #include "absl/types/span.h"
 #include "engine/tensor/tensor_view.h"
 #include "kvcache/kv_layout.h"
+#include "kvcache/kv_memories.h"
 
 namespace slim {
 
@@ -31,7 +34,10 @@ struct BackendInfo {
   std::string device;  // processor or GPU name
   std::string isa;     // kernels chosen at run time, e.g. "avx512vnni+bf16"
   int num_threads = 0;
-  KvType kv_type = KvType::kF32;  // element type of cached keys and values
+  KvType kv_type = KvType::kF32;        // element type of cached keys and values
+  DType activation_type = DType::kF32;  // between the products of a layer
+  // Memory of the device that was free when the backend was made; 0: it works in the host's.
+  int64_t free_device_bytes = 0;
 };
 
 // Memory of the backend, freed with the object. CPU: 64-byte aligned host memory.
@@ -152,6 +158,13 @@ class Backend {
   // Copies between host memory and the backend's memory (CPU: plain copies).
   virtual absl::Status CopyFromHost(const void* host, void* device, int64_t bytes) = 0;
   virtual absl::Status CopyToHost(const void* device, void* host, int64_t bytes) = 0;
+
+  // Memory for the KV pools, and what moves slabs between them. A backend that works in the host's
+  // memory has none of its own. RESOURCE_EXHAUSTED with the bytes asked for and the option that
+  // asks for fewer. May outlive the backend.
+  virtual absl::StatusOr<KvMemories> CreateKvMemories(const KvMemorySizes& sizes) {
+    return KvMemories();
+  }
 
   // Repacks a weight for the kernels. INVALID_ARGUMENT when cols is not a multiple of 32 for a
   // quantised type or the type is not supported.

@@ -8,11 +8,6 @@
 namespace slim {
 namespace {
 
-// Rows [first, first + rows) of a float view.
-TensorView Rows(TensorView x, int64_t first, int64_t rows) {
-  return TensorView{x.f32() + first * x.cols, rows, x.cols};
-}
-
 const Buffer* OrNull(const Buffer& bias) { return bias.data() != nullptr ? &bias : nullptr; }
 
 }  // namespace
@@ -37,7 +32,7 @@ absl::Status Llama::ReserveRows(int64_t rows) {
   rows = std::max<int64_t>(rows, 64);
   const int64_t query_cols = int64_t{config_.num_heads} * config_.head_dim;
   const int64_t kv_cols = int64_t{config_.num_kv_heads} * config_.head_dim;
-  const int64_t bytes = static_cast<int64_t>(sizeof(float)) * rows;
+  const int64_t bytes = BlockBytes(activation_type()) * rows;
   SLIM_ASSIGN_OR_RETURN(q_, backend_->Allocate(bytes * query_cols));
   SLIM_ASSIGN_OR_RETURN(k_, backend_->Allocate(bytes * kv_cols));
   SLIM_ASSIGN_OR_RETURN(v_, backend_->Allocate(bytes * kv_cols));
@@ -63,8 +58,9 @@ absl::Status Llama::Embed(absl::Span<const int32_t> tokens, TensorView out) {
 
 absl::Status Llama::ComputeQkv(int layer, const LayerBatch& batch) {
   const LayerWeights& w = weights_.layers[layer];
-  const TensorView k{k_.data(), batch.kv_rows(), int64_t{config_.num_kv_heads} * config_.head_dim};
-  const TensorView v{v_.data(), k.rows, k.cols};
+  const TensorView k{k_.data(), batch.kv_rows(), int64_t{config_.num_kv_heads} * config_.head_dim,
+                     activation_type()};
+  const TensorView v{v_.data(), k.rows, k.cols, k.dtype};
   const LinearOutput query{w.query.get(), queries_, false, OrNull(w.query_bias)};
   const LinearOutput key{w.key.get(), k, false, OrNull(w.key_bias)};
   const LinearOutput value{w.value.get(), v, false, OrNull(w.value_bias)};
@@ -73,12 +69,12 @@ absl::Status Llama::ComputeQkv(int layer, const LayerBatch& batch) {
         backend_->Linear(Normed(batch.hidden, w.attention_norm), {query, key, value}));
   } else {
     if (queries_.rows > 0) {
-      SLIM_RETURN_IF_ERROR(backend_->Linear(
-          Normed(Rows(batch.hidden, 0, queries_.rows), w.attention_norm), {query}));
+      SLIM_RETURN_IF_ERROR(
+          backend_->Linear(Normed(batch.hidden.Rows(0, queries_.rows), w.attention_norm), {query}));
     }
     if (k.rows > 0) {
       SLIM_RETURN_IF_ERROR(backend_->Linear(
-          Normed(Rows(batch.hidden, batch.finish_rows, k.rows), w.attention_norm), {key, value}));
+          Normed(batch.hidden.Rows(batch.finish_rows, k.rows), w.attention_norm), {key, value}));
     }
   }
   if (k.rows > 0) {
@@ -96,12 +92,13 @@ absl::Status Llama::RunLayer(int layer, const LayerBatch& batch) {
   SLIM_RETURN_IF_ERROR(ReserveRows(batch.hidden.rows));
   const LayerWeights& w = weights_.layers[layer];
   const int64_t rows = batch.query_rows();
-  queries_ = TensorView{q_.data(), rows, int64_t{config_.num_heads} * config_.head_dim};
+  queries_ =
+      TensorView{q_.data(), rows, int64_t{config_.num_heads} * config_.head_dim, activation_type()};
   SLIM_RETURN_IF_ERROR(ComputeQkv(layer, batch));
   if (rows == 0) return absl::OkStatus();
 
-  const TensorView hidden = Rows(batch.hidden, 0, rows);
-  const TensorView attention{attention_.data(), rows, queries_.cols};
+  const TensorView hidden = batch.hidden.Rows(0, rows);
+  const TensorView attention{attention_.data(), rows, queries_.cols, queries_.dtype};
   SLIM_RETURN_IF_ERROR(
       backend_->Attention(queries_, batch.positions.subspan(0, rows), batch.sequences, attention));
   LinearInput heads;
@@ -111,8 +108,8 @@ absl::Status Llama::RunLayer(int layer, const LayerBatch& batch) {
 
   LinearInput activated;
   activated.kind = LinearInput::Kind::kSwiGlu;
-  activated.x = TensorView{gate_.data(), rows, config_.ffn_width};
-  activated.up = TensorView{up_.data(), rows, config_.ffn_width};
+  activated.x = TensorView{gate_.data(), rows, config_.ffn_width, activation_type()};
+  activated.up = TensorView{up_.data(), rows, config_.ffn_width, activation_type()};
   SLIM_RETURN_IF_ERROR(backend_->Linear(Normed(hidden, w.ffn_norm),
                                         {LinearOutput{w.gate.get(), activated.x, false, nullptr},
                                          LinearOutput{w.up.get(), activated.up, false, nullptr}}));

@@ -44,13 +44,13 @@ class Llama {
   // out[r] = embedding of tokens[r]; out is [tokens.size(), d].
   absl::Status Embed(absl::Span<const int32_t> tokens, TensorView out);
 
-  // One layer. After it, the rotated queries of the finish and full rows are in queries() until the
-  // next call.
+  // One layer. After it, the rotated queries of the finish and full rows are in queries(), of the
+  // backend's activation type, until the next call.
   absl::Status RunLayer(int layer, const LayerBatch& batch);
   TensorView queries() const { return queries_; }
 
   // Rotated queries of `layer` for rows of hidden states at its input: out [rows, heads *
-  // head_dim].
+  // head_dim], float32 or of the activation type.
   absl::Status Queries(int layer, TensorView hidden, absl::Span<const int32_t> positions,
                        TensorView out);
 
@@ -66,6 +66,7 @@ class Llama {
 
   absl::Status ReserveRows(int64_t rows);
   absl::Status ComputeQkv(int layer, const LayerBatch& batch);
+  DType activation_type() const { return backend_->info().activation_type; }
   LinearInput Normed(TensorView x, const Buffer& norm) const;
 
   const ModelConfig config_;

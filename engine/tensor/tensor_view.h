@@ -9,14 +9,21 @@
 
 namespace slim {
 
-// Activations [rows, cols] in the backend's memory and activation type (CPU: float, host memory).
-// Heads are folded into cols: [tokens, heads * head_dim].
+// Activations [rows, cols] in the backend's memory, of a plain element type: float32 or what
+// BackendInfo::activation_type says. Heads are folded into cols: [tokens, heads * head_dim].
 struct TensorView {
   void* data = nullptr;
   int64_t rows = 0;
   int64_t cols = 0;
+  DType dtype = DType::kF32;
 
   float* f32() const { return static_cast<float*>(data); }
+  int64_t row_bytes() const { return cols * BlockBytes(dtype); }
+  int64_t bytes() const { return rows * row_bytes(); }
+  // Rows [first, first + count) of this view.
+  TensorView Rows(int64_t first, int64_t count) const {
+    return {static_cast<char*>(data) + first * row_bytes(), count, cols, dtype};
+  }
 };
 
 // A weight as it lies in a model file: [rows, cols] = [outputs, inputs], cols innermost and a

@@ -35,7 +35,8 @@ class DiscreteFixture : public ::testing::Test {
     copier_ = copier.get();
     std::unique_ptr<BlockCopier> outer = std::move(copier);
     if (verify) outer = std::make_unique<VerifyingCopier>(std::move(outer));
-    auto kv = DiscreteKvManager::Create(options, &clock_, std::move(outer), [this] { Idle(); });
+    auto kv = DiscreteKvManager::Create(
+        options, &clock_, KvMemories{nullptr, nullptr, std::move(outer)}, [this] { Idle(); });
     ASSERT_TRUE(kv.ok()) << kv.status();
     kv_ = *std::move(kv);
   }

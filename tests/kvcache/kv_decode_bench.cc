@@ -36,8 +36,9 @@ int Run(bool discrete, bool prefetch, int blocks, double share, double gigabytes
   options.host_bytes = all;
   options.device_bytes = discrete ? static_cast<int64_t>(static_cast<double>(all) * share) : all;
   options.prefetch = prefetch;
-  auto manager = CreateKvManager(options, &clock,
-                                 std::make_unique<HostBlockCopier>(gigabytes_per_second * 1e9));
+  auto manager = CreateKvManager(
+      options, &clock,
+      KvMemories{nullptr, nullptr, std::make_unique<HostBlockCopier>(gigabytes_per_second * 1e9)});
   if (!manager.ok()) {
     std::fprintf(stderr, "%s\n", manager.status().ToString().c_str());
     return 1;

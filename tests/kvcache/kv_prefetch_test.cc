@@ -42,8 +42,9 @@ class DecodeRun {
         static_cast<double>(layer * slab) / (absl::ToDoubleSeconds(kLayerTime) * link_load);
     auto copier = std::make_unique<VirtualLinkCopier>(&clock_, bandwidth);
     link_ = copier.get();
-    auto manager = DiscreteKvManager::Create(options, &clock_, std::move(copier),
-                                             [this] { RunUntil(link_->Next()); });
+    auto manager =
+        DiscreteKvManager::Create(options, &clock_, KvMemories{nullptr, nullptr, std::move(copier)},
+                                  [this] { RunUntil(link_->Next()); });
     kv_ = *std::move(manager);
     slab_bytes_ = slab;
     for (int i = 0; i < kSequences; ++i) {

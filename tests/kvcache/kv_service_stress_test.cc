@@ -91,7 +91,7 @@ std::unique_ptr<KvManager> MakeManager(const Clock* clock, std::unique_ptr<Block
   options.host_bytes = 150 * kLayout.slab_bytes();
   options.device_bytes = arena_slabs * kLayout.slab_bytes();
   options.verify_transfers = verify;
-  auto kv = CreateKvManager(options, clock, std::move(copier));
+  auto kv = CreateKvManager(options, clock, KvMemories{nullptr, nullptr, std::move(copier)});
   EXPECT_TRUE(kv.ok()) << kv.status();
   return *std::move(kv);
 }

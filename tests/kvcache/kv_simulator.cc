@@ -78,8 +78,9 @@ void KvSimulator::Setup() {
   options_.verify_transfers = Chance(30);
   std::unique_ptr<BlockCopier> outer = std::move(copier);
   if (options_.verify_transfers) outer = std::make_unique<VerifyingCopier>(std::move(outer));
-  auto manager = DiscreteKvManager::Create(options_, &clock_, std::move(outer),
-                                           [this] { Chaos(/*must_progress=*/true); });
+  auto manager =
+      DiscreteKvManager::Create(options_, &clock_, KvMemories{nullptr, nullptr, std::move(outer)},
+                                [this] { Chaos(/*must_progress=*/true); });
   discrete_ = manager->get();
   kv_ = *std::move(manager);
 }

@@ -55,7 +55,7 @@ def rule_queries(root):
             yield f"alerts.yml: {rule.get('alert', rule.get('record'))}", rule["expr"]
 
 
-def check_dockerfile(text):
+def check_dockerfile(text, name="docker/cpu.Dockerfile"):
     problems = []
     for wanted in (r"^FROM \S+ AS build", r"^USER 65532", r"^HEALTHCHECK .*", r"^ENTRYPOINT \["):
         if not re.search(wanted, text, re.M):
@@ -70,7 +70,7 @@ def check_dockerfile(text):
         if "apt-get install" in line and ("--no-install-recommends" not in line
                                           or "rm -rf /var/lib/apt/lists" not in line):
             problems.append("apt-get install without --no-install-recommends, or lists are left")
-    return [f"docker/cpu.Dockerfile: {p}" for p in problems]
+    return [f"{name}: {p}" for p in problems]
 
 
 def check_container_packages(root):
@@ -128,7 +128,8 @@ def check(root, python):
         problems.append("deploy/grafana: no dashboard has a query")
     for where, query in boards + list(rule_queries(root)):
         problems += check_query(where, query, known)
-    problems += check_dockerfile((root / "docker/cpu.Dockerfile").read_text())
+    for name in ("docker/cpu.Dockerfile", "docker/cuda.Dockerfile"):
+        problems += check_dockerfile((root / name).read_text(), name)
     problems += check_container_packages(root)
     problems += check_drain(root)
     problems += run_tool(root, "promtool", "check", "config", "deploy/prometheus/prometheus.yml")

@@ -43,7 +43,7 @@ def test_a_planted_violation_is_found(name, text, expected):
 @pytest.mark.parametrize("name,include", [
     ("engine/prune/block_scorer.cc", "engine/backend/backend.h"),
     ("engine/engine.cc", "kvcache/kv_manager.h"),
-    ("server/main.cc", "engine/backend/cpu/cpu_backend.h"),
+    ("engine/backend/create_backend.cc", "engine/backend/cpu/cpu_backend.h"),
     ("server/metrics.cc", "prometheus/counter.h"),
     ("server/rpc.h", "grpcpp/grpcpp.h"),
     ("kvcache/block_pool.cc", "absl/status/status.h"),

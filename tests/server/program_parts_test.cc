@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "engine/base/available_memory.h"
 #include "engine/load/open_model.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

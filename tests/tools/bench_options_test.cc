@@ -38,6 +38,17 @@ TEST(BenchOptionsTest, PrefillReadsListsAndSizesTheCache) {
   EXPECT_EQ(parsed.options.json, "x.json");
 }
 
+TEST(BenchOptionsTest, PublishedShapesNeedRandomWeights) {
+  const Parsed parsed = Parse({"prefill", "--geometry", "llama-3.1-8b", "--random_weights",
+                               "--lengths", "131072", "--backend", "cuda"});
+  ASSERT_TRUE(parsed.complete);
+  EXPECT_EQ(parsed.options.local.geometry, "llama-3.1-8b");
+  EXPECT_EQ(parsed.options.local.backend, BackendKind::kCuda);
+  EXPECT_FALSE(Parse({"prefill", "--geometry", "llama-3.1-8b"}).complete);
+  EXPECT_FALSE(Parse({"prefill", "--random_weights"}).complete);
+  EXPECT_FALSE(Parse({"prefill", "--backend", "tpu"}).complete);
+}
+
 TEST(BenchOptionsTest, DecodeReadsTierAndStreams) {
   const Parsed parsed =
       Parse({"decode", "--contexts", "16,128", "--streams", "4,1", "--kv_tier",

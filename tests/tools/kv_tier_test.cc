@@ -34,8 +34,8 @@ std::unique_ptr<LocalModel> Open(KvTier tier) {
 SequenceSpec Spec(const LocalModel& model, int group, int stream) {
   const int index = group * kStreams + stream;
   SequenceSpec spec;
-  spec.prompt = RandomPrompt(*model.tokenizer, kLongest - 11 * (index % kStreams),
-                             static_cast<uint64_t>(100 + index));
+  spec.prompt =
+      model.RandomPrompt(kLongest - 11 * (index % kStreams), static_cast<uint64_t>(100 + index));
   spec.max_new_tokens = kNewTokens;
   spec.sampling.temperature = 0;
   if (index % 3 == 0) return spec;

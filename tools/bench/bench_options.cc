@@ -27,19 +27,27 @@ struct Texts {
   std::string kv_tier = "unified";
   double duration_seconds = 30;
   double request_timeout_seconds = 600;
+  std::string backend = "cpu";
+  bool random_weights = false;
 };
 
-void AddLocal(CLI::App* app, LocalModelOptions* local) {
+void AddLocal(CLI::App* app, LocalModelOptions* local, Texts* texts) {
   local->model = kDefaultModel;
   app->add_option("--model", local->model, "GGUF file")->capture_default_str();
   app->add_option("--profile", local->profile, "pruning profile (default: the model's own)");
+  app->add_option("--geometry", local->geometry,
+                  "instead of a model: llama-3.1-8b, llama-3.2-1b, qwen2.5-7b or tiny");
+  app->add_flag("--random_weights", texts->random_weights, "what --geometry computes with");
+  app->add_option("--backend", texts->backend, "cpu, cuda or auto")
+      ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
+      ->capture_default_str();
   app->add_option("--threads", local->threads, "0: as many as the machine allows")
       ->check(CLI::Range(0, 1024));
   app->add_option("--isa", local->isa, "portable, avx2, avx512vnni, ... (default: the best)");
 }
 
 void AddPrefill(CLI::App* app, BenchOptions* options, Texts* texts) {
-  AddLocal(app, &options->local);
+  AddLocal(app, &options->local, texts);
   app->add_option("--lengths", texts->lengths, "prompt tokens")->capture_default_str();
   app->add_option("--pruning", texts->prefill_pruning,
                   "off, paper, ratio:R, profile[:FILE], random:R, recency:R, ... by turns")
@@ -60,7 +68,7 @@ void AddPrefill(CLI::App* app, BenchOptions* options, Texts* texts) {
 }
 
 void AddDecode(CLI::App* app, BenchOptions* options, Texts* texts) {
-  AddLocal(app, &options->local);
+  AddLocal(app, &options->local, texts);
   app->add_option("--contexts", texts->contexts, "prompt tokens of each stream")
       ->capture_default_str();
   app->add_option("--streams", texts->streams, "streams at a time")->capture_default_str();
@@ -137,6 +145,12 @@ absl::Status Resolve(const Texts& texts, BenchOptions* options) {
   PrefillBenchOptions& prefill = options->prefill;
   DecodeBenchOptions& decode = options->decode;
   LocalModelOptions& local = options->local;
+  local.backend = texts.backend == "cuda"   ? BackendKind::kCuda
+                  : texts.backend == "auto" ? BackendKind::kAuto
+                                            : BackendKind::kCpu;
+  if (local.geometry.empty() == texts.random_weights) {
+    return absl::InvalidArgumentError("--geometry and --random_weights go together");
+  }
   switch (options->command) {
     case BenchOptions::Command::kPrefill: {
       SLIM_ASSIGN_OR_RETURN(prefill.lengths,

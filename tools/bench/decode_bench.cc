@@ -71,8 +71,8 @@ absl::StatusOr<PrefillResult> StartStream(const DecodeBenchOptions& options,
                                           int64_t stream, LocalModel* model) {
   const Engine& engine = *model->engine;
   SequenceSpec spec;
-  spec.prompt = RandomPrompt(*model->tokenizer, context,
-                             options.seed + static_cast<uint64_t>(1000 * stream + context));
+  spec.prompt =
+      model->RandomPrompt(context, options.seed + static_cast<uint64_t>(1000 * stream + context));
   const auto counts = static_cast<int64_t>(options.streams.size());
   spec.max_new_tokens = 1 + counts * (options.max_new_tokens + kWarmUpSteps);
   spec.sampling.temperature = 0;

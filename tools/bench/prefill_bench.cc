@@ -25,8 +25,7 @@ absl::StatusOr<Case> MakeCase(const PruningChoice& choice, int64_t length,
   const Engine& engine = *model.engine;
   Case made;
   made.name = choice.name;
-  made.spec.prompt =
-      RandomPrompt(*model.tokenizer, length, options.seed + static_cast<uint64_t>(length));
+  made.spec.prompt = model.RandomPrompt(length, options.seed + static_cast<uint64_t>(length));
   made.spec.max_new_tokens = options.max_new_tokens;
   made.spec.sampling.temperature = 0;
   made.spec.bypass_prefix_cache = true;
@@ -42,7 +41,7 @@ void AskAnotherQuestion(const PrefillBenchOptions& options, int run, const Local
   std::vector<int32_t>& prompt = one->spec.prompt;
   const int64_t tokens = std::min(options.question_tokens, static_cast<int64_t>(prompt.size()));
   const std::vector<int32_t> question =
-      RandomPrompt(*model.tokenizer, tokens, options.seed + 7919 + static_cast<uint64_t>(run));
+      model.RandomPrompt(tokens, options.seed + 7919 + static_cast<uint64_t>(run));
   std::copy(question.begin(), question.end(), prompt.end() - tokens);
 }
 
@@ -69,6 +68,7 @@ PrefillRow MakeRow(int64_t length, const ModelConfig& config, const Case& one) {
   row.retained_tokens = one.plan.back().num_tokens;
   if (!one.cached) {
     const double flops = PrunedPrefillFlops(config, one.plan);
+    row.tflops_per_second = flops / row.ttft_seconds_median / 1e12;
     row.bound_speedup = DensePrefillFlops(config, length) / flops;
     row.bound_speedup_full_dense = FullDensePrefillFlops(config, length) / flops;
   }
@@ -126,16 +126,16 @@ absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOption
 }
 
 std::string PrefillTable(const std::vector<PrefillRow>& rows) {
-  TextTable table({"length", "pruning", "runs", "ttft s", "p95 s", "tok/s", "kept", "speedup",
-                   "bound", "of bound", "KV", "KV bound", "cached", "vs cold"});
+  TextTable table({"length", "pruning", "runs", "ttft s", "p95 s", "tok/s", "TFLOP/s", "kept",
+                   "speedup", "bound", "of bound", "KV", "KV bound", "cached", "vs cold"});
   for (const PrefillRow& row : rows) {
     table.AddRow({Grouped(row.length), row.pruning, Grouped(row.runs),
                   Number(row.ttft_seconds_median, 3), Number(row.ttft_seconds_p95, 3),
-                  Number(row.tokens_per_second, 1), Grouped(row.retained_tokens),
-                  Number(row.speedup_vs_off, 2), Number(row.bound_speedup, 2),
-                  Number(row.speedup_vs_off / row.bound_speedup, 2), Number(row.kv_bytes_ratio, 3),
-                  Number(row.kv_bytes_ratio_bound, 3), Grouped(row.cached_tokens),
-                  Number(row.speedup_vs_cold, 2)});
+                  Number(row.tokens_per_second, 1), Number(row.tflops_per_second, 3),
+                  Grouped(row.retained_tokens), Number(row.speedup_vs_off, 2),
+                  Number(row.bound_speedup, 2), Number(row.speedup_vs_off / row.bound_speedup, 2),
+                  Number(row.kv_bytes_ratio, 3), Number(row.kv_bytes_ratio_bound, 3),
+                  Grouped(row.cached_tokens), Number(row.speedup_vs_cold, 2)});
   }
   return table.Render();
 }

@@ -5,10 +5,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/backend/cpu/cpu_backend.h"
 #include "engine/base/status_macros.h"
 #include "engine/load/open_model.h"
 #include "engine/model/model_config.h"
+#include "tools/common/random_model.h"
 
 namespace slim {
 namespace {
@@ -61,6 +61,12 @@ Engine::Options EngineOptions(const LocalModelOptions& options, const ModelConfi
   return engine;
 }
 
+absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const LocalModelOptions& options) {
+  if (options.geometry.empty()) return OpenModel(options.model);
+  SLIM_ASSIGN_OR_RETURN(const ModelGeometry geometry, FindGeometry(options.geometry));
+  return MakeRandomModel(geometry, /*seed=*/1);
+}
+
 }  // namespace
 
 MachineInfo LocalModel::Machine() const {
@@ -85,15 +91,19 @@ absl::StatusOr<std::unique_ptr<LocalModel>> OpenLocalModel(const LocalModelOptio
   auto model = std::make_unique<LocalModel>();
   const absl::Time begin = model->clock.Now();
   SLIM_ASSIGN_OR_RETURN(const absl::optional<CpuIsa> isa, FindIsa(options.isa));
-  SLIM_ASSIGN_OR_RETURN(std::unique_ptr<TensorSource> source, OpenModel(options.model));
+  SLIM_ASSIGN_OR_RETURN(std::unique_ptr<TensorSource> source, OpenSource(options));
   SLIM_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(*source));
-  SLIM_ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Create(*source));
-  model->chat_template = ChatTemplate::FromSource(*source);
+  if (options.geometry.empty()) {
+    SLIM_ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Create(*source));
+    model->chat_template = ChatTemplate::FromSource(*source);
+  }
   SLIM_ASSIGN_OR_RETURN(model->profile, FindProfile(options.profile, config));
-  CpuBackendOptions cpu;
-  cpu.num_threads = options.threads;
-  cpu.isa = isa;
-  SLIM_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, CpuBackend::Create(cpu));
+  BackendOptions backend_options;
+  backend_options.kind = options.backend;
+  backend_options.num_threads = options.threads;
+  backend_options.isa = isa;
+  SLIM_ASSIGN_OR_RETURN(BackendChoice choice, CreateBackend(backend_options));
+  std::unique_ptr<Backend> backend = std::move(choice.backend);
   const int block_tokens = model->profile.has_value() ? model->profile->block_tokens : 64;
   const KvLayout layout{config.num_kv_heads, config.head_dim, block_tokens,
                         backend->info().kv_type};
@@ -136,14 +146,15 @@ absl::StatusOr<std::vector<int32_t>> RunDecodeStep(LocalModel& model,
   return tokens;
 }
 
-std::vector<int32_t> RandomPrompt(const Tokenizer& tokenizer, int64_t num_tokens, uint64_t seed) {
+std::vector<int32_t> LocalModel::RandomPrompt(int64_t num_tokens, uint64_t seed) const {
   std::mt19937_64 generator(seed);
+  const auto vocab_size = static_cast<uint64_t>(
+      tokenizer != nullptr ? tokenizer->vocab_size() : engine->model_config().vocab_size);
   std::vector<int32_t> tokens;
   tokens.reserve(num_tokens);
   while (static_cast<int64_t>(tokens.size()) < num_tokens) {
-    const auto token =
-        static_cast<int32_t>(generator() % static_cast<uint64_t>(tokenizer.vocab_size()));
-    if (!tokenizer.IsControl(token)) tokens.push_back(token);
+    const auto token = static_cast<int32_t>(generator() % vocab_size);
+    if (tokenizer == nullptr || !tokenizer->IsControl(token)) tokens.push_back(token);
   }
   return tokens;
 }

@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "engine/backend/create_backend.h"
 #include "engine/base/clock.h"
 #include "engine/engine.h"
 #include "engine/prune/profile.h"
@@ -25,10 +26,12 @@
 namespace slim {
 
 struct LocalModelOptions {
-  std::string model;    // GGUF file
-  std::string profile;  // profile file, empty = the one built in for the model, if any
-  int threads = 0;      // 0: what cpuset and cgroup allow
-  std::string isa;      // empty: the best one; else as CpuIsaName
+  std::string model;     // GGUF file
+  std::string geometry;  // instead of a file: random weights of published shapes, no tokenizer
+  std::string profile;   // profile file, empty = the one built in for the model, if any
+  BackendKind backend = BackendKind::kCpu;
+  int threads = 0;  // CPU: 0 = what cpuset and cgroup allow
+  std::string isa;  // CPU: empty = the best one; else as CpuIsaName
   // What the KV cache must hold at once.
   int64_t tokens_per_stream = 0;  // prompt plus output; 0 = the model's context
   int streams = 1;
@@ -39,20 +42,23 @@ struct LocalModelOptions {
 };
 
 struct LocalModel {
-  SteadyClock clock;  // outlives the engine
-  std::unique_ptr<Tokenizer> tokenizer;
+  SteadyClock clock;                     // outlives the engine
+  std::unique_ptr<Tokenizer> tokenizer;  // null with random weights
   ChatTemplate chat_template;
   absl::optional<PruneProfile> profile;
   std::unique_ptr<Engine> engine;
   absl::Duration load_time;  // of OpenLocalModel
 
   MachineInfo Machine() const;
-  // One user message through the chat template, ready for the answer.
+  // Token ids whose content does not matter, from this seed: of ordinary text pieces, or any at all
+  // where there is no tokenizer.
+  std::vector<int32_t> RandomPrompt(int64_t num_tokens, uint64_t seed) const;
+  // One user message through the chat template, ready for the answer. Needs a tokenizer.
   absl::StatusOr<std::vector<int32_t>> EncodeUserMessage(const std::string& text) const;
 };
 
-// INVALID_ARGUMENT for an unknown instruction set or a profile of another model; the errors of
-// OpenModel, Tokenizer::Create and Engine::Create.
+// INVALID_ARGUMENT for an unknown instruction set or geometry, or a profile of another model; the
+// errors of OpenModel, Tokenizer::Create, CreateBackend and Engine::Create.
 absl::StatusOr<std::unique_ptr<LocalModel>> OpenLocalModel(const LocalModelOptions& options);
 
 // Removes its sequence when it goes out of scope.
@@ -86,10 +92,6 @@ absl::StatusOr<PrefillResult> RunPrefill(LocalModel& model, SequenceSpec spec,
 // One decode step of all these sequences; their next tokens in the same order.
 absl::StatusOr<std::vector<int32_t>> RunDecodeStep(LocalModel& model,
                                                    absl::Span<const SequenceId> sequences);
-
-// Token ids of ordinary text pieces, drawn evenly with this seed: a prompt whose content does not
-// matter. No control token among them.
-std::vector<int32_t> RandomPrompt(const Tokenizer& tokenizer, int64_t num_tokens, uint64_t seed);
 
 }  // namespace slim
 

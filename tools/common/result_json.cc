@@ -42,6 +42,7 @@ json ToJson(const PrefillRow& row) {
               {"retained_tokens", row.retained_tokens},
               {"bound_speedup", Value(row.bound_speedup)},
               {"speedup_vs_off", Value(row.speedup_vs_off)},
+              {"tflops_per_second", Value(row.tflops_per_second)},
               {"bound_speedup_full_dense", Value(row.bound_speedup_full_dense)},
               {"kv_bytes_ratio", Value(row.kv_bytes_ratio)},
               {"kv_bytes_ratio_bound", Value(row.kv_bytes_ratio_bound)},

@@ -36,6 +36,7 @@ struct PrefillRow {
   double bound_speedup = kNoValue;   // by formula, over this engine's own dense pass
   double speedup_vs_off = kNoValue;  // measured; NaN when `off` was not run
   // Beyond the fixed keys.
+  double tflops_per_second = kNoValue;  // of the operations that the cost model counts
   double bound_speedup_full_dense =
       kNoValue;                            // over a dense pass that computes the whole last layer
   double kv_bytes_ratio = kNoValue;        // prompt KV kept, of what dense keeps
