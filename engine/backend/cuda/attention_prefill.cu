@@ -3,9 +3,9 @@
 //
 // A thread block takes some rows of one sequence and one kv head: the heads that share the kv head
 // are packed into the tile's rows (tile row = token * group + head), so keys and values are read
-// once for all of them. Four warps of 32 tile rows each; keys and values come in tiles of 64 tokens
-// through two buffers in shared memory. Products by tensor cores, everything else in float32;
-// softmax weights are rounded to bf16 for the second product only.
+// once for all of them. Four warps of 32 tile rows each; keys and values come in tiles of kGroups
+// times 32 tokens through two buffers in shared memory. Products by tensor cores, everything else
+// in float32; softmax weights are rounded to bf16 for the second product only.
 #include "engine/backend/cuda/device_math.cuh"
 #include "engine/backend/cuda/kernels.h"
 #include "engine/backend/cuda/mma_layout.h"
@@ -15,14 +15,13 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kKeys = 64;              // tokens of a tile
-constexpr int kGroups = 2;             // of 32 tokens
-constexpr int kRowTiles = 2;           // of 16 rows, per warp
-constexpr int kKeyStride = kKeys + 8;  // words: rows four apart must not share a bank
+constexpr int kRowTiles = 2;  // of 16 rows, per warp
 constexpr float kMinusInfinity = -__builtin_huge_valf();
 
-template <int kHeadDim>
+template <int kHeadDim, int kGroups>
 struct Shared {
+  static constexpr int kKeys = 32 * kGroups;
+  static constexpr int kKeyStride = kKeys + 8;  // words: rows four apart must not share a bank
   static constexpr int kQueryStride = kHeadDim / 2 + 4;  // words
   static constexpr int kValueStride = kHeadDim + 8;      // words
   uint32_t queries[kPrefillTileRows][kQueryStride];
@@ -31,43 +30,46 @@ struct Shared {
 };
 
 // Starts the copy of one tile's keys and values; tokens beyond the last slab become zero.
-template <int kHeadDim>
+template <int kHeadDim, int kGroups>
 __device__ void LoadTile(const AttentionArgs& args, const PrefillTile& tile, int index, int kv_head,
-                         int buffer, Shared<kHeadDim>* shared) {
+                         int buffer, Shared<kHeadDim, kGroups>* shared) {
   const int block_tokens = args.shape.block_tokens;
-  const int slabs_per_tile = kKeys / block_tokens;
+  constexpr int kKeys = 32 * kGroups;
   const int64_t head_words = int64_t{kHeadDim} * block_tokens / 2;
   const int64_t key_offset = kv_head * head_words;
   const int64_t value_offset = (args.shape.num_kv_heads + kv_head) * head_words;
-  const int first_slab = index * slabs_per_tile;
+  const int first_token = index * kKeys;  // of the sequence's cached tokens
   constexpr int kKeyChunks = kHeadDim / 2 * (kKeys / 4);
   for (int i = threadIdx.x; i < kKeyChunks; i += kThreads) {
     const int row = i / (kKeys / 4), token = i % (kKeys / 4) * 4;
-    const int slab = first_slab + token / block_tokens;
+    const int slab = (first_token + token) / block_tokens;
     const bool missing = slab >= tile.num_slabs;
     const auto* words =
         static_cast<const uint32_t*>(args.slabs[tile.first_slab + (missing ? 0 : slab)]);
     CopyAsync16(&shared->keys[buffer][row][token],
-                words + key_offset + row * block_tokens + token % block_tokens, missing);
+                words + key_offset + row * block_tokens + (first_token + token) % block_tokens,
+                missing);
   }
   constexpr int kValueChunks = kKeys / 2 * (kHeadDim / 4);
   for (int i = threadIdx.x; i < kValueChunks; i += kThreads) {
     const int row = i / (kHeadDim / 4), channel = i % (kHeadDim / 4) * 4;
     const int token = 2 * row;
-    const int slab = first_slab + token / block_tokens;
+    const int slab = (first_token + token) / block_tokens;
     const bool missing = slab >= tile.num_slabs;
     const auto* words =
         static_cast<const uint32_t*>(args.slabs[tile.first_slab + (missing ? 0 : slab)]);
     const int kept_row = row / 16 * 16 + SharedValueRow(row % 16);
-    CopyAsync16(&shared->values[buffer][kept_row][channel],
-                words + value_offset + (token % block_tokens / 2) * kHeadDim + channel, missing);
+    CopyAsync16(
+        &shared->values[buffer][kept_row][channel],
+        words + value_offset + ((first_token + token) % block_tokens / 2) * kHeadDim + channel,
+        missing);
   }
 }
 
 // The tile's queries, zero where the tile has no row.
-template <int kHeadDim>
+template <int kHeadDim, int kGroups>
 __device__ void LoadQueries(const AttentionArgs& args, const PrefillTile& tile, int kv_head,
-                            Shared<kHeadDim>* shared) {
+                            Shared<kHeadDim, kGroups>* shared) {
   const int group = args.shape.num_heads / args.shape.num_kv_heads;
   constexpr int kChunks = kHeadDim / 8;
   for (int i = threadIdx.x; i < kPrefillTileRows * kChunks; i += kThreads) {
@@ -84,7 +86,7 @@ __device__ void LoadQueries(const AttentionArgs& args, const PrefillTile& tile, 
 }
 
 // A warp's share of the tile: 32 rows.
-template <int kHeadDim>
+template <int kHeadDim, int kGroups>
 struct WarpState {
   float scores[kRowTiles][kGroups][4][4];
   float out[kRowTiles][kHeadDim / 32][4][4];
@@ -93,9 +95,9 @@ struct WarpState {
   int position[kRowTiles][2];
 };
 
-template <int kHeadDim>
-__device__ void ComputeScores(const Shared<kHeadDim>& shared, int buffer, int warp, int lane,
-                              WarpState<kHeadDim>* state) {
+template <int kHeadDim, int kGroups>
+__device__ void ComputeScores(const Shared<kHeadDim, kGroups>& shared, int buffer, int warp,
+                              int lane, WarpState<kHeadDim, kGroups>* state) {
   for (int m = 0; m < kRowTiles; ++m) {
     for (int g = 0; g < kGroups; ++g) {
       for (int i = 0; i < 4; ++i) {
@@ -133,8 +135,9 @@ __device__ void ComputeScores(const Shared<kHeadDim>& shared, int buffer, int wa
 
 // Scores of tokens that a row may not see become minus infinity. base[g]: position of a group's
 // first token.
-template <int kHeadDim>
-__device__ void MaskScores(const int (&base)[kGroups], int lane, WarpState<kHeadDim>* state) {
+template <int kHeadDim, int kGroups>
+__device__ void MaskScores(const int (&base)[kGroups], int lane,
+                           WarpState<kHeadDim, kGroups>* state) {
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
@@ -153,8 +156,8 @@ __device__ void MaskScores(const int (&base)[kGroups], int lane, WarpState<kHead
 }
 
 // Scores to weights 2^(scale (score - max)); outputs and sums follow a maximum that grew.
-template <int kHeadDim>
-__device__ void Softmax(float scale, WarpState<kHeadDim>* state) {
+template <int kHeadDim, int kGroups>
+__device__ void Softmax(float scale, WarpState<kHeadDim, kGroups>* state) {
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
     float keep[2], shift[2];
@@ -207,9 +210,9 @@ __device__ void Softmax(float scale, WarpState<kHeadDim>* state) {
   }
 }
 
-template <int kHeadDim>
-__device__ void AddValues(const Shared<kHeadDim>& shared, int buffer, int lane,
-                          WarpState<kHeadDim>* state) {
+template <int kHeadDim, int kGroups>
+__device__ void AddValues(const Shared<kHeadDim, kGroups>& shared, int buffer, int lane,
+                          WarpState<kHeadDim, kGroups>* state) {
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {
 #pragma unroll
@@ -243,9 +246,9 @@ __device__ void AddValues(const Shared<kHeadDim>& shared, int buffer, int lane,
 }
 
 // Eight neighbouring channels per lane and group of 32: one store of 16 bytes.
-template <int kHeadDim>
+template <int kHeadDim, int kGroups>
 __device__ void StoreOutput(const AttentionArgs& args, const PrefillTile& tile, int kv_head,
-                            int warp, int lane, const WarpState<kHeadDim>& state) {
+                            int warp, int lane, const WarpState<kHeadDim, kGroups>& state) {
   const int group = args.shape.num_heads / args.shape.num_kv_heads;
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
@@ -274,22 +277,23 @@ __device__ void StoreOutput(const AttentionArgs& args, const PrefillTile& tile, 
   }
 }
 
-template <int kHeadDim>
+template <int kHeadDim, int kGroups>
 __global__ void __launch_bounds__(kThreads, 2)
     PrefillKernel(AttentionArgs args, const PrefillTile* tiles, float scale) {
   extern __shared__ __align__(16) unsigned char memory[];
-  auto* shared = reinterpret_cast<Shared<kHeadDim>*>(memory);
+  auto* shared = reinterpret_cast<Shared<kHeadDim, kGroups>*>(memory);
   const PrefillTile tile = tiles[blockIdx.x];
   const int kv_head = static_cast<int>(blockIdx.y);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int group = args.shape.num_heads / args.shape.num_kv_heads;
   const int block_tokens = args.shape.block_tokens;
+  constexpr int kKeys = 32 * kGroups;
   const int key_tiles = (tile.num_slabs * block_tokens + kKeys - 1) / kKeys;
 
-  LoadTile<kHeadDim>(args, tile, 0, kv_head, 0, shared);
+  LoadTile<kHeadDim, kGroups>(args, tile, 0, kv_head, 0, shared);
   CommitCopies();
-  LoadQueries<kHeadDim>(args, tile, kv_head, shared);
-  WarpState<kHeadDim> state;
+  LoadQueries<kHeadDim, kGroups>(args, tile, kv_head, shared);
+  WarpState<kHeadDim, kGroups> state;
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
@@ -313,44 +317,62 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int t = 0; t < key_tiles; ++t) {
     const int buffer = t % 2;
     if (t + 1 < key_tiles) {
-      LoadTile<kHeadDim>(args, tile, t + 1, kv_head, 1 - buffer, shared);
+      LoadTile<kHeadDim, kGroups>(args, tile, t + 1, kv_head, 1 - buffer, shared);
       CommitCopies();
       WaitForCopies<1>();
     } else {
       WaitForCopies<0>();
     }
     __syncthreads();
-    ComputeScores<kHeadDim>(*shared, buffer, warp, lane, &state);
+    ComputeScores<kHeadDim, kGroups>(*shared, buffer, warp, lane, &state);
     int base[kGroups];
     bool masked = false;
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
-      const int slab = (t * kKeys + g * 32) / block_tokens;
+      const int token = t * kKeys + g * 32;
+      const int slab = token / block_tokens;
       base[g] = slab < tile.num_slabs
-                    ? args.block_ids[tile.first_slab + slab] * block_tokens + g * 32 % block_tokens
+                    ? args.block_ids[tile.first_slab + slab] * block_tokens + token % block_tokens
                     : 0x40000000;
       // Rows that the tile lacks have no position and are masked with the others, or not at all.
       masked = masked || base[g] + 31 > first_position;
     }
-    if (masked) MaskScores<kHeadDim>(base, lane, &state);
-    Softmax<kHeadDim>(scale, &state);
-    AddValues<kHeadDim>(*shared, buffer, lane, &state);
+    if (masked) MaskScores<kHeadDim, kGroups>(base, lane, &state);
+    Softmax<kHeadDim, kGroups>(scale, &state);
+    AddValues<kHeadDim, kGroups>(*shared, buffer, lane, &state);
     __syncthreads();  // before the next copy overwrites this buffer
   }
-  StoreOutput<kHeadDim>(args, tile, kv_head, warp, lane, state);
+  StoreOutput<kHeadDim, kGroups>(args, tile, kv_head, warp, lane, state);
 }
 
-template <int kHeadDim>
-cudaError_t Launch(const AttentionArgs& args, const PrefillTile* tiles, int num_tiles,
-                   cudaStream_t stream) {
-  constexpr int kBytes = static_cast<int>(sizeof(Shared<kHeadDim>));
+template <int kHeadDim, int kGroups>
+cudaError_t LaunchTiles(const AttentionArgs& args, const PrefillTile* tiles, int num_tiles,
+                        cudaStream_t stream) {
+  constexpr int kBytes = static_cast<int>(sizeof(Shared<kHeadDim, kGroups>));
   const cudaError_t error = cudaFuncSetAttribute(
-      PrefillKernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+      PrefillKernel<kHeadDim, kGroups>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (error != cudaSuccess) return error;
   const dim3 grid(static_cast<unsigned>(num_tiles), static_cast<unsigned>(args.shape.num_kv_heads));
   const float scale = 1.44269504f / sqrtf(static_cast<float>(kHeadDim));
-  PrefillKernel<kHeadDim><<<grid, kThreads, kBytes, stream>>>(args, tiles, scale);
+  PrefillKernel<kHeadDim, kGroups><<<grid, kThreads, kBytes, stream>>>(args, tiles, scale);
   return cudaGetLastError();
+}
+
+// Key tiles of 64 tokens, or of 32 where a thread block cannot have so much shared memory (compute
+// capability 8.6, 8.9 and 12.0 with heads of 128).
+template <int kHeadDim>
+cudaError_t Launch(const AttentionArgs& args, const PrefillTile* tiles, int num_tiles,
+                   cudaStream_t stream) {
+  int device = 0, most_bytes = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  }
+  if (error != cudaSuccess) return error;
+  if (static_cast<int>(sizeof(Shared<kHeadDim, 2>)) <= most_bytes) {
+    return LaunchTiles<kHeadDim, 2>(args, tiles, num_tiles, stream);
+  }
+  return LaunchTiles<kHeadDim, 1>(args, tiles, num_tiles, stream);
 }
 
 }  // namespace

@@ -49,6 +49,7 @@ absl::StatusOr<std::shared_ptr<CudaContext>> CudaContext::Create() {
       FromCuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties"));
   context->device_name_ = properties.name;
   context->compute_capability_ = properties.major * 10 + properties.minor;
+  context->total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
   if (context->compute_capability_ < kOldestCapability) {
     return absl::FailedPreconditionError(
         absl::StrCat(context->device_name_, " has compute capability ", properties.major, ".",
@@ -111,7 +112,9 @@ absl::StatusOr<Buffer> CudaContext::Allocate(int64_t bytes) {
   }
   void* data = nullptr;
   const auto size = static_cast<size_t>(std::max<int64_t>(bytes, 1));
-  const cudaError_t error = cudaMallocAsync(&data, size, stream_);
+  // More than there is at all is no question for the driver.
+  const cudaError_t error =
+      bytes > total_bytes_ ? cudaErrorMemoryAllocation : cudaMallocAsync(&data, size, stream_);
   if (error == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();  // not sticky: what is asked for next may fit
     return absl::ResourceExhaustedError(

@@ -73,6 +73,7 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   cudaStream_t stream_ = nullptr;
   std::string device_name_;
   int compute_capability_ = 0;
+  int64_t total_bytes_ = 0;  // of device memory
 
   RingCursor ring_;
   char* ring_host_ = nullptr;             // pinned

@@ -180,19 +180,22 @@ TEST(CudaMmaLayoutTest, ALaneOwnsEightNeighbouringOutputChannels) {
 
 // Eight lanes at a time read 16 bytes each from shared memory; together they meet all 32 banks.
 TEST(CudaMmaLayoutTest, SharedMemoryReadsMeetEveryBankOnce) {
-  constexpr int kKeyStride = 64 + 8;
+  const int key_strides[] = {64 + 8, 32 + 8};  // key tiles of 64 and of 32 tokens
   for (const int dims : {32, 64, 96, 128}) {
     const int value_stride = dims + 8;
     for (int phase = 0; phase < 4; ++phase) {
-      std::set<int> key_banks, value_banks;
+      std::set<int> value_banks;
+      std::set<int> key_banks[2];
       for (int lane = phase * 8; lane < phase * 8 + 8; ++lane) {
         for (int w = 0; w < 4; ++w) {
-          key_banks.insert((KeyRow(0, lane, 0) * kKeyStride + FirstColumn(lane) + w) % 32);
+          for (int k = 0; k < 2; ++k) {
+            key_banks[k].insert((KeyRow(0, lane, 0) * key_strides[k] + FirstColumn(lane) + w) % 32);
+          }
           value_banks.insert(
               (SharedValueRow(ValueRow(0, lane, 0)) * value_stride + FirstColumn(lane) + w) % 32);
         }
       }
-      EXPECT_EQ(key_banks.size(), 32u);
+      for (const auto& banks : key_banks) EXPECT_EQ(banks.size(), 32u);
       EXPECT_EQ(value_banks.size(), 32u) << dims;
     }
     std::set<int> query_banks;
