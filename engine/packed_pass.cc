@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
@@ -41,27 +42,53 @@ absl::Status PackedPass::EnterRows(absl::Span<PassItem> items) {
   return absl::OkStatus();
 }
 
+// The rows of every kind of work lie together, and within it those of LinearInput::prompt_rows.
 std::vector<PackedPass::RowRun> PackedPass::RunsAt(absl::Span<const PassItem> items,
                                                    int layer) const {
-  std::vector<RowRun> finish, full, kv_only;
+  std::vector<RowRun> runs;
+  const bool apart = model_->backend().info().prompt_rows_apart;
+  const auto add = [&](int i, int64_t first, int64_t end, Work work) {
+    const std::vector<int32_t>& positions = items[i].positions;
+    const int64_t exact_end = !apart || items[i].decode()
+                                  ? end
+                                  : std::lower_bound(positions.begin() + first,
+                                                     positions.begin() + end, kExactPositions) -
+                                        positions.begin();
+    if (first < exact_end) runs.push_back({i, first, exact_end - first, work, false});
+    if (exact_end < end) runs.push_back({i, exact_end, end - exact_end, work, true});
+  };
   for (int i = 0; i < static_cast<int>(items.size()); ++i) {
     const PassItem& item = items[i];
     if (layer < item.first_layer || layer > item.last_layer || !item_status_[i].ok()) continue;
     const int64_t rows = item.rows();
     if (layer == item.first_layer && item.finish_first) {
-      finish.push_back({i, 0, rows, Work::kFinish});
+      add(i, 0, rows, Work::kFinish);
     } else if (layer < item.last_layer || item.last == PassItem::Last::kFull) {
-      full.push_back({i, 0, rows, Work::kFull});
+      add(i, 0, rows, Work::kFull);
     } else if (item.last == PassItem::Last::kKvOnly) {
-      kv_only.push_back({i, 0, rows, Work::kKvOnly});
+      add(i, 0, rows, Work::kKvOnly);
     } else {
-      full.push_back({i, rows - 1, 1, Work::kFull});
-      if (rows > 1) kv_only.push_back({i, 0, rows - 1, Work::kKvOnly});
+      add(i, rows - 1, rows, Work::kFull);
+      add(i, 0, rows - 1, Work::kKvOnly);
     }
   }
-  finish.insert(finish.end(), full.begin(), full.end());
-  finish.insert(finish.end(), kv_only.begin(), kv_only.end());
-  return finish;
+  std::stable_sort(runs.begin(), runs.end(), [](const RowRun& a, const RowRun& b) {
+    return std::pair(a.work, a.prompt) < std::pair(b.work, b.prompt);
+  });
+  return runs;
+}
+
+void PackedPass::MarkPromptRanges(const std::vector<RowRun>& runs) {
+  prompt_ranges_.clear();
+  int64_t row = 0;
+  for (const RowRun& run : runs) {
+    if (run.prompt && !prompt_ranges_.empty() && prompt_ranges_.back().end == row) {
+      prompt_ranges_.back().end += run.rows;
+    } else if (run.prompt) {
+      prompt_ranges_.push_back({row, row + run.rows});
+    }
+    row += run.rows;
+  }
 }
 
 absl::Status PackedPass::Repack(absl::Span<const PassItem> items, const std::vector<RowRun>& runs) {
@@ -134,8 +161,10 @@ absl::Status PackedPass::RunLayer(absl::Span<const PassItem> items, int layer,
     if (run.work != Work::kFinish) FillSlots(items[run.item], run, pages);
     if (run.work != Work::kKvOnly) {
       sequences_.push_back(AttentionSequence{row, run.rows, pages.slabs, pages.block_ids});
-      query_items.push_back(run.item);
-      query_last_rows.push_back(row + run.rows - 1);
+      if (run.first + run.rows == items[run.item].rows()) {
+        query_items.push_back(run.item);
+        query_last_rows.push_back(row + run.rows - 1);
+      }
     }
     (run.work == Work::kFinish ? batch.finish_rows
      : run.work == Work::kFull ? batch.full_rows
@@ -147,6 +176,8 @@ absl::Status PackedPass::RunLayer(absl::Span<const PassItem> items, int layer,
     batch.positions = positions_;
     batch.slots = slots_;
     batch.sequences = sequences_;
+    MarkPromptRanges(runs);
+    batch.prompt_ranges = prompt_ranges_;
     SLIM_RETURN_IF_ERROR(model_->RunLayer(layer, batch));
   }
   for (size_t i = 0; hook && i < query_items.size(); ++i) {

@@ -37,6 +37,8 @@ struct PassItem {
   TensorView hidden;
   std::vector<int64_t> hidden_rows;  // row r starts as hidden[hidden_rows[r]]
 
+  // One generated token on its way through all layers.
+  bool decode() const { return first_row_in_segment < 0; }
   int64_t rows() const { return static_cast<int64_t>(positions.size()); }
   int64_t first_home_row = 0;  // set by Run: where the item's rows are in home()
 };
@@ -69,6 +71,7 @@ class PackedPass {
     int64_t first = 0;
     int64_t rows = 0;
     Work work = Work::kFull;
+    bool prompt = false;  // LinearInput::prompt_rows
     bool operator==(const RowRun& o) const {
       return item == o.item && first == o.first && rows == o.rows && work == o.work;
     }
@@ -76,6 +79,7 @@ class PackedPass {
 
   absl::Status EnterRows(absl::Span<PassItem> items);
   std::vector<RowRun> RunsAt(absl::Span<const PassItem> items, int layer) const;
+  void MarkPromptRanges(const std::vector<RowRun>& runs);
   absl::Status Repack(absl::Span<const PassItem> items, const std::vector<RowRun>& runs);
   absl::Status RunLayer(absl::Span<const PassItem> items, int layer, const LayerHook& hook);
   absl::Status AcquirePages(absl::Span<const PassItem> items, int layer);
@@ -94,6 +98,7 @@ class PackedPass {
   std::vector<KvPages> pages_;         // per item, at the current layer
   std::vector<KvSlot> slots_;
   std::vector<AttentionSequence> sequences_;
+  std::vector<PromptRowRange> prompt_ranges_;
 };
 
 }  // namespace slim

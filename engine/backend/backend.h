@@ -36,6 +36,8 @@ struct BackendInfo {
   int num_threads = 0;
   KvType kv_type = KvType::kF32;        // element type of cached keys and values
   DType activation_type = DType::kF32;  // between the products of a layer
+  // Prompt rows have arithmetic of their own (LinearInput::prompt_rows): calls must not mix rows.
+  bool prompt_rows_apart = false;
   // Memory of the device that was free when the backend was made; 0: it works in the host's.
   int64_t free_device_bytes = 0;
 };
@@ -75,6 +77,10 @@ class LinearWeight {
   virtual int64_t bytes() const = 0;  // memory it occupies
 };
 
+// See LinearInput::prompt_rows. A row's position decides, so that neither the chunk nor a cached
+// prefix shows in a result.
+inline constexpr int32_t kExactPositions = 128;
+
 // What a linear layer reads: rows of x, transformed on the way in.
 struct LinearInput {
   enum class Kind : uint8_t {
@@ -87,6 +93,10 @@ struct LinearInput {
   TensorView up;                        // kSwiGlu only, same shape as x
   const Buffer* norm_weight = nullptr;  // kRmsNorm only, float32 [cols]
   float eps = 0;
+  // All rows are prompt tokens behind the first kExactPositions. A backend may round more for them
+  // than for other rows: there are many of them, and the large activations of a sequence, which
+  // suffer most from rounding, belong to its first tokens.
+  bool prompt_rows = false;
 };
 
 // One product: out[r, n] (+)= sum_k input[r, k] * weight[n, k] (+ bias[n]).

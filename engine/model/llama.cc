@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/container/inlined_vector.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 
@@ -56,6 +57,32 @@ absl::Status Llama::Embed(absl::Span<const int32_t> tokens, TensorView out) {
   return backend_->Embed(*weights_.embedding, tokens, out);
 }
 
+absl::Status Llama::Linear(const LayerBatch& batch, int64_t first_row, const LinearInput& input,
+                           absl::Span<const LinearOutput> outputs) {
+  const auto part = [&](int64_t begin, int64_t end, bool prompt) {
+    if (begin >= end) return absl::OkStatus();
+    LinearInput part_input = input;
+    part_input.prompt_rows = prompt;
+    part_input.x = input.x.Rows(begin, end - begin);
+    if (input.kind == LinearInput::Kind::kSwiGlu) {
+      part_input.up = input.up.Rows(begin, end - begin);
+    }
+    absl::InlinedVector<LinearOutput, 3> part_outputs(outputs.begin(), outputs.end());
+    for (LinearOutput& output : part_outputs) output.out = output.out.Rows(begin, end - begin);
+    return backend_->Linear(part_input, part_outputs);
+  };
+  const int64_t rows = input.x.rows;
+  int64_t done = 0;
+  for (const PromptRowRange& range : batch.prompt_ranges) {
+    const int64_t begin = std::clamp<int64_t>(range.begin - first_row, 0, rows);
+    const int64_t end = std::clamp<int64_t>(range.end - first_row, 0, rows);
+    SLIM_RETURN_IF_ERROR(part(done, begin, false));
+    SLIM_RETURN_IF_ERROR(part(begin, end, true));
+    done = std::max(done, end);
+  }
+  return part(done, rows, false);
+}
+
 absl::Status Llama::ComputeQkv(int layer, const LayerBatch& batch) {
   const LayerWeights& w = weights_.layers[layer];
   const TensorView k{k_.data(), batch.kv_rows(), int64_t{config_.num_kv_heads} * config_.head_dim,
@@ -66,14 +93,15 @@ absl::Status Llama::ComputeQkv(int layer, const LayerBatch& batch) {
   const LinearOutput value{w.value.get(), v, false, OrNull(w.value_bias)};
   if (batch.finish_rows == 0 && batch.kv_only_rows == 0) {
     SLIM_RETURN_IF_ERROR(
-        backend_->Linear(Normed(batch.hidden, w.attention_norm), {query, key, value}));
+        Linear(batch, 0, Normed(batch.hidden, w.attention_norm), {query, key, value}));
   } else {
     if (queries_.rows > 0) {
       SLIM_RETURN_IF_ERROR(
-          backend_->Linear(Normed(batch.hidden.Rows(0, queries_.rows), w.attention_norm), {query}));
+          Linear(batch, 0, Normed(batch.hidden.Rows(0, queries_.rows), w.attention_norm), {query}));
     }
     if (k.rows > 0) {
-      SLIM_RETURN_IF_ERROR(backend_->Linear(
+      SLIM_RETURN_IF_ERROR(Linear(
+          batch, batch.finish_rows,
           Normed(batch.hidden.Rows(batch.finish_rows, k.rows), w.attention_norm), {key, value}));
     }
   }
@@ -103,18 +131,18 @@ absl::Status Llama::RunLayer(int layer, const LayerBatch& batch) {
       backend_->Attention(queries_, batch.positions.subspan(0, rows), batch.sequences, attention));
   LinearInput heads;
   heads.x = attention;
-  SLIM_RETURN_IF_ERROR(backend_->Linear(
-      heads, {LinearOutput{w.output.get(), hidden, /*accumulate=*/true, nullptr}}));
+  SLIM_RETURN_IF_ERROR(Linear(
+      batch, 0, heads, {LinearOutput{w.output.get(), hidden, /*accumulate=*/true, nullptr}}));
 
   LinearInput activated;
   activated.kind = LinearInput::Kind::kSwiGlu;
   activated.x = TensorView{gate_.data(), rows, config_.ffn_width, activation_type()};
   activated.up = TensorView{up_.data(), rows, config_.ffn_width, activation_type()};
-  SLIM_RETURN_IF_ERROR(backend_->Linear(Normed(hidden, w.ffn_norm),
-                                        {LinearOutput{w.gate.get(), activated.x, false, nullptr},
-                                         LinearOutput{w.up.get(), activated.up, false, nullptr}}));
-  return backend_->Linear(activated,
-                          {LinearOutput{w.down.get(), hidden, /*accumulate=*/true, nullptr}});
+  SLIM_RETURN_IF_ERROR(Linear(batch, 0, Normed(hidden, w.ffn_norm),
+                              {LinearOutput{w.gate.get(), activated.x, false, nullptr},
+                               LinearOutput{w.up.get(), activated.up, false, nullptr}}));
+  return Linear(batch, 0, activated,
+                {LinearOutput{w.down.get(), hidden, /*accumulate=*/true, nullptr}});
 }
 
 absl::Status Llama::Queries(int layer, TensorView hidden, absl::Span<const int32_t> positions,

@@ -22,11 +22,19 @@ namespace slim {
 //   finish   K and V of this layer exist already; compute query, attention, output, FFN
 //   full     compute everything
 //   kv_only  compute and store K and V; the hidden row stays as it is
+// Rows [begin, end) of a batch, all of them prompt rows as LinearInput::prompt_rows means them.
+struct PromptRowRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
 struct LayerBatch {
   TensorView hidden;  // [finish + full + kv_only, d], updated in place
   int64_t finish_rows = 0;
   int64_t full_rows = 0;
   int64_t kv_only_rows = 0;
+  // Where the rows of LinearInput::prompt_rows lie; empty when the backend treats all rows alike.
+  absl::Span<const PromptRowRange> prompt_ranges;
   absl::Span<const int32_t> positions;            // of every row
   absl::Span<const KvSlot> slots;                 // of the full and kv_only rows
   absl::Span<const AttentionSequence> sequences;  // over the finish and full rows, in order
@@ -66,6 +74,10 @@ class Llama {
 
   absl::Status ReserveRows(int64_t rows);
   absl::Status ComputeQkv(int layer, const LayerBatch& batch);
+  // Backend::Linear for the rows of `batch` from first_row on, a call for every range of prompt
+  // rows and for what lies between them.
+  absl::Status Linear(const LayerBatch& batch, int64_t first_row, const LinearInput& input,
+                      absl::Span<const LinearOutput> outputs);
   DType activation_type() const { return backend_->info().activation_type; }
   LinearInput Normed(TensorView x, const Buffer& norm) const;
 

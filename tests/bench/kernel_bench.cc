@@ -86,6 +86,7 @@ void BenchLinear(Bench& bench, DType dtype, int64_t rows, int64_t outputs, int64
   std::vector<float> x = Noise(rows * inputs), y(rows * outputs);
   LinearInput input;
   input.x = {x.data(), rows, inputs};
+  input.prompt_rows = rows > 16;  // as in a prefill step
   const double seconds = MedianSeconds([&] {
     const LinearOutput output{weights.Next(), {y.data(), rows, outputs}, false, nullptr};
     SLIM_CHECK(bench.backend->Linear(input, {output}).ok());

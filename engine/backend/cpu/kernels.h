@@ -15,6 +15,8 @@ namespace slim {
 inline constexpr int kTileOutputs = 16;   // outputs of one packed tile
 inline constexpr int kGroup = 32;         // inputs that share a scale
 inline constexpr int kMaxPanelTiles = 3;  // tiles that one gemm call may cover
+inline constexpr int kPromptSpan = 192;   // inputs of a weight that share a scale in gemm_prompt
+inline constexpr int kPromptTiles = 2;    // tiles that one gemm_prompt call may cover
 
 // How the elements of a packed weight are stored (packed_weight.h).
 enum class PackedKind : uint8_t { kU4, kU8, kF32, kF16, kBF16 };
@@ -111,6 +113,13 @@ struct KernelTable {
   // Quantises one row; `out` points at the row's own values and groups. cols is a multiple of 32.
   void (*quantize_row)(const float* x, int64_t cols, const QuantizedRows& out) = nullptr;
   void (*gemm)(const GemmArgs& args) = nullptr;
+
+  // Products of prompt rows with a quantised weight, in an arithmetic of their own: x_values are
+  // bytes q + 128, sums are not used, and the weights are rounded once more, to signed bytes with
+  // one scale per kPromptSpan inputs. Null: this table has none.
+  void (*gemm_prompt)(const GemmArgs& args) = nullptr;
+  void (*quantize_prompt_row)(const float* x, int64_t cols, uint8_t* values,
+                              float* scales) = nullptr;
 
   // q [heads, head_dim] of one row times `scale`, as the span kernel wants it.
   void (*pack_queries)(const float* q, int64_t elements, float scale, void* packed) = nullptr;

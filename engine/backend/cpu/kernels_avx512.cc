@@ -14,6 +14,8 @@ namespace {
 #include "engine/backend/cpu/kernels_finish.inc"
 #include "engine/backend/cpu/gemm_int8_avx512.inc"
 #include "engine/backend/cpu/kernels_gemm.inc"
+#include "engine/backend/cpu/gemm_prompt_avx512.inc"
+#define SLIM_PROMPT_GEMM
 #include "engine/backend/cpu/attention_pairs_float.inc"
 
 // Queries that share the registers with the keys (scores) or the values, and vectors of either.

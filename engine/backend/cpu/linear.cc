@@ -19,6 +19,8 @@ constexpr int64_t kThinRows = 16;
 constexpr int64_t kPartRows = 128;
 constexpr int64_t kTransformElements = 8192;
 constexpr int64_t kPanelOutputs = kMaxPanelTiles * kTileOutputs;
+// Prompt rows of one part: so many share the cost of repacking a panel.
+constexpr int64_t kPromptPartRows = 512;
 
 struct Part {
   const PackedWeight* weight = nullptr;
@@ -37,15 +39,31 @@ struct LinearPlan {
   // Every row is quantised twice: itself, and what that left. Both are multiplied in one pass over
   // the weights and added, so that activations count with 16 bits.
   bool precise = false;
+  bool prompt = false;  // quantised weights go through gemm_prompt
   int64_t quantized_copies() const { return precise ? 2 : 1; }
 };
 
-LinearPlan MakePlan(const LinearInput& input, absl::Span<const LinearOutput> outputs) {
+// Rows of a part of `panels` panels: as many as share a panel well, but parts enough for the
+// threads.
+int64_t PromptPartRows(int64_t rows, int64_t panels, int threads) {
+  const int64_t chunks = (int64_t{4} * threads + panels - 1) / panels;
+  return std::clamp((rows + chunks - 1) / chunks, int64_t{64}, kPromptPartRows);
+}
+
+LinearPlan MakePlan(const CpuContext& context, const LinearInput& input,
+                    absl::Span<const LinearOutput> outputs) {
   LinearPlan plan;
   plan.rows = input.x.rows;
-  const bool thin = plan.rows <= kThinRows;
+  for (const LinearOutput& output : outputs) {
+    plan.any_quantized |= static_cast<const PackedWeight*>(output.weight)->quantized();
+    plan.precise |= output.precise;
+  }
+  plan.precise &= plan.any_quantized;
+  plan.prompt = input.prompt_rows && context.kernels->gemm_prompt != nullptr &&
+                plan.any_quantized && !plan.precise;
+  const bool thin = plan.rows <= kThinRows && !plan.prompt;
   plan.part_rows = thin ? plan.rows : kPartRows;
-  plan.panel_tiles = thin ? 1 : kMaxPanelTiles;
+  plan.panel_tiles = thin ? 1 : plan.prompt ? kPromptTiles : kMaxPanelTiles;
   for (size_t i = 0; i < outputs.size(); ++i) {
     const auto* weight = static_cast<const PackedWeight*>(outputs[i].weight);
     SLIM_CHECK(weight->inputs() == input.x.cols && outputs[i].out.cols == weight->outputs() &&
@@ -55,8 +73,10 @@ LinearPlan MakePlan(const LinearInput& input, absl::Span<const LinearOutput> out
     const int64_t panels = (weight->num_tiles() + plan.panel_tiles - 1) / plan.panel_tiles;
     plan.parts[i] = {weight, panels, plan.panels};
     plan.panels += panels;
-    (weight->quantized() ? plan.any_quantized : plan.any_plain) = true;
-    plan.precise |= weight->quantized() && outputs[i].precise;
+    plan.any_plain |= !weight->quantized();
+  }
+  if (plan.prompt) {
+    plan.part_rows = PromptPartRows(plan.rows, plan.panels, context.pool->num_threads());
   }
   return plan;
 }
@@ -69,6 +89,7 @@ struct Activations {
 
 QuantizedRows RowOf(const QuantizedRows& rows, int64_t row, int64_t cols) {
   const int64_t groups = cols / kGroup;
+  if (rows.sums == nullptr) return {rows.values + row * cols, rows.scales + row * groups};
   return {rows.values + row * cols, rows.scales + row * groups, rows.scaled_sums + row * groups,
           rows.sums + row * groups};
 }
@@ -89,9 +110,11 @@ absl::StatusOr<Activations> PrepareInput(CpuContext& context, const LinearInput&
     const int64_t copies = plan.quantized_copies() * rows;
     SLIM_ASSIGN_OR_RETURN(result.quantized.values, context.quantized.Get<int8_t>(copies * cols));
     SLIM_ASSIGN_OR_RETURN(result.quantized.scales, context.scales.Get<float>(copies * groups));
-    SLIM_ASSIGN_OR_RETURN(result.quantized.scaled_sums,
-                          context.scaled_sums.Get<float>(copies * groups));
-    SLIM_ASSIGN_OR_RETURN(result.quantized.sums, context.sums.Get<int32_t>(copies * groups));
+    if (!plan.prompt) {
+      SLIM_ASSIGN_OR_RETURN(result.quantized.scaled_sums,
+                            context.scaled_sums.Get<float>(copies * groups));
+      SLIM_ASSIGN_OR_RETURN(result.quantized.sums, context.sums.Get<int32_t>(copies * groups));
+    }
   } else if (!transform) {
     return result;
   }
@@ -121,6 +144,11 @@ absl::StatusOr<Activations> PrepareInput(CpuContext& context, const LinearInput&
       }
       if (plan.any_quantized) {
         const QuantizedRows first = RowOf(result.quantized, r * plan.quantized_copies(), cols);
+        if (plan.prompt) {
+          context.kernels->quantize_prompt_row(row, cols, reinterpret_cast<uint8_t*>(first.values),
+                                               first.scales);
+          continue;
+        }
         context.kernels->quantize_row(row, cols, first);
         if (!plan.precise) continue;
         float* rest = thread_rows + (2 * thread + 1) * padded_cols;
@@ -191,6 +219,7 @@ void RunPart(const CpuContext& context, const LinearPlan& plan, const Activation
   args.x_scales = rows.scales;
   args.x_scaled_sums = rows.scaled_sums;
   args.x_sums = rows.sums;
+  if (plan.prompt) return context.kernels->gemm_prompt(args);
   if (plan.precise) return PreciseGemm(context, args, scratch.pairs);
   context.kernels->gemm(args);
 }
@@ -208,7 +237,7 @@ absl::Status CpuLinear(CpuContext& context, const LinearInput& input,
     SLIM_CHECK(input.norm_weight != nullptr &&
                input.norm_weight->bytes() >= input.x.cols * int64_t{sizeof(float)});
   }
-  const LinearPlan plan = MakePlan(input, outputs);
+  const LinearPlan plan = MakePlan(context, input, outputs);
   SLIM_ASSIGN_OR_RETURN(const Activations x, PrepareInput(context, input, plan));
   const int threads = context.pool->num_threads();
   const int64_t gemm_bytes = (GemmScratchBytes(input.x.cols) + 63) / 64 * 64;
@@ -218,8 +247,9 @@ absl::Status CpuLinear(CpuContext& context, const LinearInput& input,
   SLIM_ASSIGN_OR_RETURN(float* const pairs,
                         context.pairs_threads.Get<float>(pair_floats * threads));
   const int64_t parts = (plan.rows + plan.part_rows - 1) / plan.part_rows * plan.panels;
-  const int64_t grain =
-      plan.rows <= kThinRows ? std::clamp<int64_t>(parts / (threads * 2), 1, 64) : 1;
+  const int64_t grain = plan.rows <= kThinRows && !plan.prompt
+                            ? std::clamp<int64_t>(parts / (threads * 2), 1, 64)
+                            : 1;
   context.pool->ParallelFor(parts, grain, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t part = begin; part < end; ++part) {
       RunPart(context, plan, x, outputs, part,

@@ -26,20 +26,29 @@ const Shape kShapes[] = {{1, 16, 32},   {1, 48, 576},  {2, 50, 64},   {3, 17, 96
                          {16, 49, 64},  {17, 100, 96}, {31, 31, 288}, {63, 65, 64}, {64, 48, 32},
                          {65, 129, 64}, {129, 80, 96}, {260, 52, 64}};
 
+// The inputs as int8 by groups of 32 has them.
+std::vector<float> RoundedInput(const float* x, int64_t cols) {
+  std::vector<float> rounded(cols);
+  for (int64_t g = 0; g < cols; g += 32) {
+    float largest = 0;
+    for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(x[g + i]));
+    if (largest == 0) continue;
+    const float scale = largest * (1.0f / 127.0f), inverse = 127.0f / largest;
+    for (int i = 0; i < 32; ++i) rounded[g + i] = std::nearbyint(x[g + i] * inverse) * scale;
+  }
+  return rounded;
+}
+
 // y of a quantised weight for plain inputs, in double from the int8 activations; `magnitude` gets
 // the sum of the absolute terms, the scale of its rounding error.
 double Emulate(const TestTensor& w, const float* x, int64_t output, double* magnitude) {
   const int64_t cols = w.tensor.cols;
   double sum = 0;
   *magnitude = 0;
+  const std::vector<float> rounded = RoundedInput(x, cols);
   for (int64_t g = 0; g < cols; g += 32) {
-    float largest = 0;
-    for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(x[g + i]));
-    if (largest == 0) continue;
-    const float scale = largest * (1.0f / 127.0f), inverse = 127.0f / largest;
     for (int i = 0; i < 32; ++i) {
-      const double q = std::nearbyint(x[g + i] * inverse);
-      const double term = q * scale * w.values[output * cols + g + i];
+      const double term = double{rounded[g + i]} * w.values[output * cols + g + i];
       sum += term;
       *magnitude += std::fabs(term);
     }
@@ -51,7 +60,8 @@ std::vector<float> RunLinear(Backend& backend, const TestTensor& w, std::vector<
                              int64_t rows, Kind kind = Kind::kPlain,
                              std::vector<float>* up = nullptr, const Buffer* norm = nullptr,
                              const Buffer* bias = nullptr,
-                             const std::vector<float>* residual = nullptr) {
+                             const std::vector<float>* residual = nullptr,
+                             bool prompt_rows = false) {
   auto weight = backend.PrepareLinear(w.tensor);
   SLIM_CHECK(weight.ok());
   std::vector<float> out(rows * w.tensor.rows, 123.0f);
@@ -62,6 +72,7 @@ std::vector<float> RunLinear(Backend& backend, const TestTensor& w, std::vector<
   if (up != nullptr) input.up = ViewOf(*up, rows);
   input.norm_weight = norm;
   input.eps = 1e-5f;
+  input.prompt_rows = prompt_rows;
   const LinearOutput output{weight->get(), ViewOf(out, rows), residual != nullptr, bias};
   SLIM_CHECK(backend.Linear(input, {output}).ok());
   return out;
@@ -96,6 +107,91 @@ TEST_P(LinearTest, EqualsTheEmulatedArithmetic) {
         }
       }
     }
+  }
+}
+
+// Prompt rows: weights may be rounded once more, to steps of the largest weight of 192 inputs over
+// 127. (Random nibbles need not reach their group's ends, so the step is taken a little wider.)
+TEST_P(LinearTest, PromptRowsStayWithinHalfAStepOfTheWeights) {
+  auto backend = MakeCpu(GetParam());
+  constexpr int64_t kSpan = 192;
+  uint32_t seed = 5000;
+  for (const Shape& shape : kShapes) {
+    for (const DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
+      const TestTensor w = RandomTensor(dtype, shape.outputs, shape.inputs, ++seed);
+      std::vector<float> x = RandomFloats(shape.rows * shape.inputs, ++seed);
+      const std::vector<float> y = RunLinear(*backend, w, x, shape.rows, Kind::kPlain, nullptr,
+                                             nullptr, nullptr, nullptr, /*prompt_rows=*/true);
+      double error = 0, total = 0;
+      for (int64_t r = 0; r < shape.rows; ++r) {
+        const std::vector<float> rounded = RoundedInput(&x[r * shape.inputs], shape.inputs);
+        for (int64_t n = 0; n < shape.outputs; ++n) {
+          double magnitude = 0, bound = 0;
+          const double want = Emulate(w, &x[r * shape.inputs], n, &magnitude);
+          for (int64_t first = 0; first < shape.inputs; first += kSpan) {
+            double largest = 0, inputs = 0;
+            for (int64_t k = first; k < std::min(first + kSpan, shape.inputs); ++k) {
+              largest = std::max(largest, std::fabs(double{w.values[n * shape.inputs + k]}));
+              inputs += std::fabs(rounded[k]);
+            }
+            bound += inputs * largest * (16.0 / 14) / 127 * 0.6;
+          }
+          const double got = y[r * shape.outputs + n];
+          ASSERT_NEAR(got, want, bound + 1e-5 * magnitude)
+              << std::string(DTypeName(dtype)) << " rows " << shape.rows << " outputs "
+              << shape.outputs << " inputs " << shape.inputs << " at " << r << ", " << n;
+          error += (got - want) * (got - want);
+          total += want * want;
+        }
+      }
+      // The steps of so many weights cancel out: one that is taken the wrong way does not.
+      EXPECT_LT(std::sqrt(error), 0.02 * std::sqrt(total))
+          << std::string(DTypeName(dtype)) << " inputs " << shape.inputs;
+    }
+  }
+}
+
+TEST_P(LinearTest, PromptRowsDoNotDependOnTheirBatchNorOnThreads) {
+  for (const DType dtype : kAllTypes) {
+    const int64_t rows = 150, inputs = 224, outputs = 70;
+    const TestTensor w = RandomTensor(dtype, outputs, inputs, 17);
+    std::vector<float> x = RandomFloats(rows * inputs, 18);
+    std::vector<float> up = RandomFloats(rows * inputs, 19);
+    const auto run = [&](int threads, int64_t first, int64_t count) {
+      auto backend = MakeCpu(GetParam(), threads);
+      std::vector<float> part(x.begin() + first * inputs, x.begin() + (first + count) * inputs);
+      std::vector<float> part_up(up.begin() + first * inputs,
+                                 up.begin() + (first + count) * inputs);
+      return RunLinear(*backend, w, part, count, Kind::kSwiGlu, &part_up, nullptr, nullptr, nullptr,
+                       /*prompt_rows=*/true);
+    };
+    const auto whole = run(1, 0, rows);
+    for (const int threads : {1, 3}) {
+      for (const int64_t count : {1, 5, 6, 7, 13, 64, 139}) {
+        EXPECT_TRUE(SameBits(run(threads, 11, count).data(), &whole[11 * outputs], count * outputs))
+            << std::string(DTypeName(dtype)) << " rows " << count << " threads " << threads;
+      }
+    }
+  }
+}
+
+// Scales and inputs that are no numbers must not turn into numbers.
+TEST_P(LinearTest, PromptRowsKeepNan) {
+  auto backend = MakeCpu(GetParam());
+  for (const DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
+    TestTensor w = RandomTensor(dtype, 20, 448, 3);
+    std::vector<float> x = RandomFloats(3 * 448, 4);
+    x[448 + 300] = std::numeric_limits<float>::quiet_NaN();
+    const auto run = [&] {
+      return RunLinear(*backend, w, x, 3, Kind::kPlain, nullptr, nullptr, nullptr, nullptr, true);
+    };
+    std::vector<float> y = run();
+    for (int i = 0; i < 60; ++i) EXPECT_EQ(std::isnan(y[i]), i >= 20 && i < 40) << i;
+    const uint16_t nan = 0x7e00;
+    const int64_t blocks = 448 / 32;
+    std::memcpy(&w.bytes[(7 * blocks + 9) * BlockBytes(dtype)], &nan, 2);  // output 7
+    y = run();
+    for (int i = 0; i < 20; ++i) EXPECT_EQ(std::isnan(y[i]), i == 7) << i;
   }
 }
 
