@@ -43,11 +43,13 @@ struct LinearPlan {
   int64_t quantized_copies() const { return precise ? 2 : 1; }
 };
 
-// Rows of a part of `panels` panels: as many as share a panel well, but parts enough for the
-// threads.
-int64_t PromptPartRows(int64_t rows, int64_t panels, int threads) {
-  const int64_t chunks = (int64_t{4} * threads + panels - 1) / panels;
-  return std::clamp((rows + chunks - 1) / chunks, int64_t{64}, kPromptPartRows);
+// Rows of a part: every thread has the rows it has transformed, all panels of them, unless there
+// are too few rows to share; then the panels are shared.
+int64_t PromptPartRows(int64_t rows, int threads) {
+  constexpr int64_t kFewest = 64;
+  if (rows < kFewest * threads) return std::min(rows, kPromptPartRows);
+  const int64_t chunks = (rows + kPromptPartRows * threads - 1) / (kPromptPartRows * threads);
+  return (rows + chunks * threads - 1) / (chunks * threads);
 }
 
 LinearPlan MakePlan(const CpuContext& context, const LinearInput& input,
@@ -75,9 +77,7 @@ LinearPlan MakePlan(const CpuContext& context, const LinearInput& input,
     plan.panels += panels;
     plan.any_plain |= !weight->quantized();
   }
-  if (plan.prompt) {
-    plan.part_rows = PromptPartRows(plan.rows, plan.panels, context.pool->num_threads());
-  }
+  if (plan.prompt) plan.part_rows = PromptPartRows(plan.rows, context.pool->num_threads());
   return plan;
 }
 

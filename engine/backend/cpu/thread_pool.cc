@@ -59,11 +59,27 @@ bool ThreadPool::Watch(const Condition& condition) const {
   return false;
 }
 
+void ThreadPool::DealShares(const Loop& loop) {
+  const int64_t chunks = (loop.count + loop.grain - 1) / loop.grain;
+  for (int t = 0; t < options_.num_threads; ++t) {
+    const auto boundary = [&](int64_t share) {
+      return std::min(loop.count, chunks * share / options_.num_threads * loop.grain);
+    };
+    shares_[t].next.store(boundary(t), std::memory_order_relaxed);
+    shares_[t].end = boundary(t + 1);
+  }
+}
+
+// The own share first, then what the others have left.
 void ThreadPool::Work(const Loop& loop, int thread) {
-  while (true) {
-    const int64_t begin = next_.fetch_add(loop.grain, std::memory_order_relaxed);
-    if (begin >= loop.count) return;
-    loop.call(loop.context, begin, std::min(loop.count, begin + loop.grain), thread);
+  const int threads = options_.num_threads;
+  for (int i = 0; i < threads; ++i) {
+    Share& share = shares_[(thread + i) % threads];
+    while (true) {
+      const int64_t begin = share.next.fetch_add(loop.grain, std::memory_order_relaxed);
+      if (begin >= share.end) break;
+      loop.call(loop.context, begin, std::min(share.end, begin + loop.grain), thread);
+    }
   }
 }
 
@@ -74,7 +90,7 @@ void ThreadPool::Run(const Loop& loop) {
     return;
   }
   loop_ = loop;
-  next_.store(0, std::memory_order_relaxed);
+  DealShares(loop);
   state_.store(((LoopNumber(state_.load()) + 1) << 32) | kOpen);
   if (sleeping_threads_.load() > 0) {
     absl::MutexLock lock(&mutex_);
