@@ -79,7 +79,7 @@ class LinearWeight {
 
 // See LinearInput::prompt_rows. A row's position decides, so that neither the chunk nor a cached
 // prefix shows in a result.
-inline constexpr int32_t kExactPositions = 128;
+inline constexpr int32_t kExactPositions = 192;
 
 // What a linear layer reads: rows of x, transformed on the way in.
 struct LinearInput {
@@ -132,6 +132,7 @@ struct AttentionSequence {
   int64_t num_rows = 0;
   absl::Span<void* const> slabs;        // this layer's slabs, ascending by block id
   absl::Span<const int32_t> block_ids;  // block j holds the tokens at positions [B j, B (j + 1))
+  bool prompt_rows = false;             // as LinearInput::prompt_rows, for these rows
 };
 
 // Which number a block gets. See engine/prune/block_scorer.h for the formulas. kRecency and kRandom

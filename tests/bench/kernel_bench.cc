@@ -162,6 +162,7 @@ void BenchAttention(Bench& bench, int64_t tokens, int64_t rows, bool by_layer = 
   size_t layer = 0;
   const double seconds = MedianSeconds([&] {
     AttentionSequence sequence;
+    sequence.prompt_rows = rows > 1;
     sequence.num_rows = rows;
     sequence.slabs = cache.layers[layer++ % cache.layers.size()];
     sequence.block_ids = cache.block_ids;

@@ -12,6 +12,7 @@
 #include "engine/backend/cpu/ops.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
+#include "engine/tensor/float_convert.h"
 
 namespace slim {
 namespace {
@@ -28,6 +29,7 @@ struct Call {
   absl::Span<const AttentionSequence> sequences;
   int group = 1;  // query heads that share a kv head
   float scale = 1;
+  PromptKeys keys;  // of all sequences, context->prompt_places tells whose is where
 };
 
 // Partial results [queries] of one task, or the running state of a tile.
@@ -42,7 +44,7 @@ constexpr int64_t Align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 // One thread's scratch, cut from one buffer.
 struct TileScratch {
   static int64_t Bytes(int queries, int head_dim) {
-    return 3 * Align64(int64_t{4} * queries * head_dim) + 6 * Align64(int64_t{4} * queries) +
+    return 3 * Align64(int64_t{4} * queries * head_dim) + 7 * Align64(int64_t{4} * queries) +
            2 * Align64(int64_t{4} * queries * kSpanTokens);
   }
   TileScratch(uint8_t* base, int queries, int head_dim) {
@@ -57,12 +59,14 @@ struct TileScratch {
       partial->max = reinterpret_cast<float*>(take(int64_t{4} * queries));
       partial->sum = reinterpret_cast<float*>(take(int64_t{4} * queries));
     }
+    query_scales = reinterpret_cast<float*>(take(int64_t{4} * queries));
     total = reinterpret_cast<int32_t*>(take(int64_t{4} * queries));
     visible = reinterpret_cast<int32_t*>(take(int64_t{4} * queries));
     scores = reinterpret_cast<float*>(take(int64_t{4} * queries * kSpanTokens));
     weights = take(int64_t{4} * queries * kSpanTokens);
   }
   void* packed;
+  float* query_scales;  // of prompt rows
   Partial state, span;
   int32_t* total;    // visible tokens per query, in slots of the page list
   int32_t* visible;  // of them, in the current span
@@ -91,19 +95,37 @@ int64_t HeadsOffset(const Call& call, int64_t row, int kv_head) {
   return row * call.q.cols + int64_t{kv_head} * call.group * call.context->shape.layout.head_dim;
 }
 
+PromptKeys KeysOfPage(const Call& call, int64_t page) {
+  const KvLayout& layout = call.context->shape.layout;
+  return {call.keys.keys + page * layout.head_elements(),
+          call.keys.scales + page * layout.block_tokens,
+          call.keys.starts + page * layout.block_tokens, nullptr};
+}
+
 void PackTile(const Call& call, const AttentionTask& task, TileScratch& scratch) {
   const CpuModelShape& shape = call.context->shape;
   const AttentionSequence& sequence = call.sequences[task.sequence];
   const int64_t elements = int64_t{call.group} * shape.layout.head_dim;
+  const KernelTable& kernels = *call.context->kernels;
+  const bool prompt = call.context->prompt_places[task.sequence].pages > 0;
   auto* packed = static_cast<uint8_t*>(scratch.packed);
+  float* query_scale = scratch.query_scales;
   int32_t* total = scratch.total;
   for (int64_t row = task.row; row < task.row + task.rows; ++row) {
     const auto tokens = static_cast<int32_t>(
         VisibleTokens(sequence, shape.layout.block_tokens, call.positions[row]));
     for (int h = task.kv_head; h < task.kv_head + task.num_kv_heads; ++h) {
-      call.context->kernels->pack_queries(call.q.f32() + HeadsOffset(call, row, h), elements,
-                                          call.scale, packed);
-      packed += elements * call.context->kernels->packed_query_bytes;
+      const float* q = call.q.f32() + HeadsOffset(call, row, h);
+      if (prompt) {
+        for (int64_t i = 0; i < elements; i += shape.layout.head_dim) {
+          *query_scale++ =
+              kernels.quantize_prompt_query(q + i, shape.layout.head_dim, call.scale, packed + i);
+        }
+        packed += elements;
+      } else {
+        kernels.pack_queries(q, elements, call.scale, packed);
+        packed += elements * kernels.packed_query_bytes;
+      }
       total = std::fill_n(total, call.group, tokens);
     }
   }
@@ -132,6 +154,13 @@ void RunSpan(const Call& call, const AttentionTask& task, int span, TileScratch&
   args.max = result.max;
   args.sum = result.sum;
   args.out = result.out;
+  const PromptKeysPlace& place = call.context->prompt_places[task.sequence];
+  if (place.pages > 0) {
+    const int64_t page = place.first_page + task.kv_head * place.pages +
+                         int64_t{span} * (kSpanTokens / layout.block_tokens);
+    args.prompt = KeysOfPage(call, page);
+    args.prompt.query_scales = scratch.query_scales;
+  }
   if (task.num_kv_heads > 1) return call.context->kernels->attention_span_all_heads(args);
   call.context->kernels->attention_span(args);
 }
@@ -194,7 +223,8 @@ void MakeTiles(const Call& call, std::vector<AttentionTask>& tiles) {
       tile.visible_tokens =
           VisibleTokens(sequence, layout.block_tokens, call.positions[tile.row + tile.rows - 1]);
       tile.num_spans = SpanCount(tile.visible_tokens);
-      if (all_heads && tile.rows == 1) tile.num_kv_heads = layout.num_kv_heads;
+      const bool prompt = call.context->prompt_places[s].pages > 0;
+      if (all_heads && tile.rows == 1 && !prompt) tile.num_kv_heads = layout.num_kv_heads;
       for (tile.kv_head = 0; tile.kv_head < layout.num_kv_heads;
            tile.kv_head += tile.num_kv_heads) {
         tiles.push_back(tile);
@@ -248,6 +278,69 @@ void RunTile(const Call& call, const AttentionTask& tile, TileScratch& scratch) 
   WriteOutput(call, tile, scratch.state);
 }
 
+// Tokens 1 to 31 of the sequence, which every prompt row sees whole, tell what is common to all
+// keys of a head; the first token is seldom like the others. Without them nothing is taken off.
+void ComputeCenter(const AttentionSequence& sequence, const KvLayout& layout, int kv_head,
+                   float* center) {
+  constexpr int kFirst = 1, kEnd = 32;
+  std::fill_n(center, layout.head_dim, 0.0f);
+  if (sequence.block_ids[0] != 0) return;
+  const auto* keys = static_cast<const uint16_t*>(sequence.slabs[0]);
+  for (int d = 0; d < layout.head_dim; ++d) {
+    for (int slot = kFirst; slot < kEnd; ++slot) {
+      center[d] += BF16ToF32(keys[layout.key_offset(kv_head, slot, d)]);
+    }
+    center[d] *= 1.0f / (kEnd - kFirst);
+  }
+}
+
+// Keys that sequences of prompt rows see, once for all their rows.
+absl::Status QuantizePromptKeys(CpuContext& context, Call& call) {
+  const KvLayout& layout = context.shape.layout;
+  context.prompt_places.assign(call.sequences.size(), {});
+  if (context.kernels->quantize_prompt_keys == nullptr) return absl::OkStatus();
+  int64_t pages = 0;
+  for (size_t s = 0; s < call.sequences.size(); ++s) {
+    const AttentionSequence& sequence = call.sequences[s];
+    if (!sequence.prompt_rows || sequence.num_rows == 0) continue;
+    const int64_t tokens = VisibleTokens(
+        sequence, layout.block_tokens, call.positions[sequence.first_row + sequence.num_rows - 1]);
+    PromptKeysPlace& place = context.prompt_places[s];
+    place = {pages, (tokens + layout.block_tokens - 1) / layout.block_tokens};
+    pages += place.pages * layout.num_kv_heads;
+  }
+  if (pages == 0) return absl::OkStatus();
+  const int64_t heads = static_cast<int64_t>(call.sequences.size()) * layout.num_kv_heads;
+  SLIM_ASSIGN_OR_RETURN(call.keys.keys,
+                        context.prompt_keys.Get<int8_t>(pages * layout.head_elements()));
+  SLIM_ASSIGN_OR_RETURN(call.keys.scales,
+                        context.prompt_key_scales.Get<float>(pages * layout.block_tokens));
+  SLIM_ASSIGN_OR_RETURN(call.keys.starts,
+                        context.prompt_key_starts.Get<int32_t>(pages * layout.block_tokens));
+  SLIM_ASSIGN_OR_RETURN(float* const centers,
+                        context.prompt_centers.Get<float>(heads * layout.head_dim));
+  for (size_t s = 0; s < call.sequences.size(); ++s) {
+    const PromptKeysPlace& place = context.prompt_places[s];
+    if (place.pages == 0) continue;
+    const AttentionSequence& sequence = call.sequences[s];
+    float* const center = centers + s * layout.num_kv_heads * layout.head_dim;
+    for (int h = 0; h < layout.num_kv_heads; ++h) {
+      ComputeCenter(sequence, layout, h, center + h * layout.head_dim);
+    }
+    context.pool->ParallelFor(place.pages, 8, [&](int64_t begin, int64_t end, int) {
+      for (int64_t page = begin; page < end; ++page) {
+        const auto* slab = static_cast<const uint16_t*>(sequence.slabs[page]);
+        for (int h = 0; h < layout.num_kv_heads; ++h) {
+          context.kernels->quantize_prompt_keys(
+              slab + layout.key_head_offset(h), center + h * layout.head_dim, layout.head_dim,
+              layout.block_tokens, KeysOfPage(call, place.first_page + h * place.pages + page));
+        }
+      }
+    });
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CpuAttention(CpuContext& context, TensorView q, absl::Span<const int32_t> positions,
@@ -265,6 +358,7 @@ absl::Status CpuAttention(CpuContext& context, TensorView q, absl::Span<const in
   call.group = context.shape.num_heads / layout.num_kv_heads;
   call.scale = kLog2E / __builtin_sqrtf(static_cast<float>(dims));
 
+  SLIM_RETURN_IF_ERROR(QuantizePromptKeys(context, call));
   MakeTiles(call, context.attention_tiles);
   if (context.attention_tiles.empty()) return absl::OkStatus();
   const int queries = std::max(kTileQueries, context.shape.num_heads);

@@ -75,9 +75,19 @@ constexpr int64_t GemmScratchBytes(int64_t inputs) {
 
 // Attention. A *query* is one head of one row; queries that share a kv head run together.
 // Scores are in units of log2: the scale that is folded into the queries includes log2(e).
+// Keys of one kv head as signed bytes, for the scores of prompt rows; made by quantize_prompt_keys.
+struct PromptKeys {
+  int8_t* keys = nullptr;               // [pages][head_dim / 4][block_tokens][4]
+  float* scales = nullptr;              // [pages][block_tokens]
+  int32_t* starts = nullptr;            // [pages][block_tokens] -128 * sum of the token's bytes
+  const float* query_scales = nullptr;  // [num_queries]
+};
+
 struct AttentionSpanArgs {
   int num_queries = 0;
-  const void* queries = nullptr;            // packed by pack_queries, [num_queries, head_dim]
+  // Packed by pack_queries, [num_queries, head_dim]; by quantize_prompt_query when prompt.keys is
+  // set.
+  const void* queries = nullptr;
   const int32_t* visible_tokens = nullptr;  // per query: the first so many tokens of the span
   const void* const* slabs = nullptr;       // pages of the span
   int num_kv_heads = 1;                     // attention_span_all_heads only
@@ -88,6 +98,7 @@ struct AttentionSpanArgs {
   int span_tokens = 0;      // tokens of a whole span, the stride of the scratch rows
   int64_t ahead_bytes = 0;  // set by attention_span_all_heads: what to prefetch, from what is read
   bool add_values = false;  // continue the sums in `out`
+  PromptKeys prompt;        // attention_span only: scores from these instead of the slabs' keys
   float* scores = nullptr;  // scratch [kAttentionQueryBlock or num_queries, span_tokens]
   void* weights = nullptr;  // scratch [kAttentionQueryBlock, span_tokens] of 4 bytes
   float* max = nullptr;     // results, [num_queries]; -infinity where nothing is visible
@@ -124,6 +135,14 @@ struct KernelTable {
   // q [heads, head_dim] of one row times `scale`, as the span kernel wants it.
   void (*pack_queries)(const float* q, int64_t elements, float scale, void* packed) = nullptr;
   void (*attention_span)(const AttentionSpanArgs& args) = nullptr;
+  // One page's keys [head_dim / 2][block_tokens][2] of bf16, less `center` [head_dim], as signed
+  // bytes with a scale per token. Taking the same vector from all keys of a query changes all its
+  // scores alike, and so no softmax. Null: this table has none, prompt rows are like others.
+  void (*quantize_prompt_keys)(const uint16_t* keys, const float* center, int head_dim,
+                               int block_tokens, const PromptKeys& out) = nullptr;
+  // One head of one row times `scale` as bytes q + 128; returns the scale of the bytes.
+  float (*quantize_prompt_query)(const float* q, int head_dim, float scale,
+                                 uint8_t* packed) = nullptr;
   // One row: the queries of kv head 0, 1, ...; scratch for all queries at once.
   void (*attention_span_all_heads)(const AttentionSpanArgs& args) = nullptr;
   // Folds `later` into `state`; queries of `later` that saw nothing change nothing.

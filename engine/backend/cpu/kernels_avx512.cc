@@ -24,6 +24,7 @@ constexpr int kScoreVectors = 2;
 constexpr int kValueRows = 6;
 constexpr int kValueVectors = 4;
 
+#include "engine/backend/cpu/attention_prompt_avx512.inc"
 #include "engine/backend/cpu/kernels_attention.inc"
 #include "engine/backend/cpu/kernels_table.inc"
 // clang-format on

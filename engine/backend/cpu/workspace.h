@@ -58,6 +58,13 @@ struct AttentionTask {
   int64_t partial = -1;        // index of the first query's partial result, -1 = write the output
 };
 
+// Where the prompt keys (kernels.h) of one sequence of an attention call lie: kv head h has its
+// `pages` pages from first_page + h * pages on. pages = 0: none, scores come from the slabs.
+struct PromptKeysPlace {
+  int64_t first_page = 0;
+  int64_t pages = 0;
+};
+
 struct CpuContext {
   const KernelTable* kernels = nullptr;
   ThreadPool* pool = nullptr;
@@ -69,6 +76,8 @@ struct CpuContext {
   Scratch attention_threads, attention_partials, attention_visible;
   std::vector<AttentionTask> attention_tasks;
   std::vector<AttentionTask> attention_tiles;
+  Scratch prompt_keys, prompt_key_scales, prompt_key_starts, prompt_centers;
+  std::vector<PromptKeysPlace> prompt_places;  // of each sequence
   Scratch score_threads, score_blocks;
 };
 

@@ -26,7 +26,7 @@ struct Part {
 };
 
 std::vector<float> Attend(Backend& backend, const KvLayout& layout, int heads,
-                          const std::vector<Part>& parts) {
+                          const std::vector<Part>& parts, bool prompt_rows = false) {
   SLIM_CHECK(backend.Configure(layout, heads, SmallRope(layout.head_dim), 2048).ok());
   std::vector<float> q;
   std::vector<int32_t> positions;
@@ -37,6 +37,7 @@ std::vector<float> Attend(Backend& backend, const KvLayout& layout, int heads,
     sequence.num_rows = static_cast<int64_t>(part.positions.size());
     sequence.slabs = part.kv->slabs();
     sequence.block_ids = part.kv->block_ids();
+    sequence.prompt_rows = prompt_rows;
     sequences.push_back(sequence);
     q.insert(q.end(), part.q.begin(), part.q.end());
     positions.insert(positions.end(), part.positions.begin(), part.positions.end());
@@ -128,6 +129,88 @@ TEST_P(AttentionTest, PackedSequencesWithGapsAgreeWithTheReference) {
               Tolerance(), "packed");
 }
 
+// Prompt rows may score with keys and queries in bytes: a score is then off by about one per cent
+// of |q| |k| / 8, whose product is 8 here at most times.
+TEST_P(AttentionTest, PromptRowsAgreeWithTheReference) {
+  auto backend = MakeCpu(GetParam());
+  auto reference = MakeReference();
+  for (const int block_tokens : {32, 64}) {
+    const KvLayout layout = SmallLayout(block_tokens);
+    for (const std::vector<int32_t>& blocks :
+         {BlockRange(20), std::vector<int32_t>{0, 3, 4, 9, 17}, std::vector<int32_t>{2, 3, 19}}) {
+      PagedKv kv(layout, blocks);
+      const int tokens = blocks.back() * block_tokens + 21;
+      kv.Fill(tokens, 5);
+      const std::vector<int32_t> all = kv.Positions(tokens);
+      const std::vector<int32_t> late(all.end() - std::min<size_t>(all.size() - 1, 150), all.end());
+      const Part part = RandomPart(kv, late, kHeads * 64, 5);
+      const std::vector<float> got = Attend(*backend, layout, kHeads, {part}, true);
+      const std::vector<float> want = Attend(*reference, layout, kHeads, {part});
+      ExpectClose(got, want, 0.04f, std::to_string(blocks.size()) + " blocks");
+      double error = 0, total = 0;
+      for (size_t i = 0; i < got.size(); ++i) {
+        error += (got[i] - want[i]) * (got[i] - want[i]);
+        total += want[i] * want[i];
+      }
+      EXPECT_LT(std::sqrt(error), 0.03 * std::sqrt(total)) << blocks.size() << " blocks";
+    }
+  }
+}
+
+TEST_P(AttentionTest, PromptRowsDoNotDependOnChunkBatchOrThreads) {
+  const KvLayout layout = SmallLayout(32);
+  const int64_t width = kHeads * 64;
+  const int tokens = 1300;
+  PagedKv kv(layout, BlockRange(41));
+  kv.Fill(tokens, 1, 2.0f);
+  PagedKv other(layout, BlockRange(9));
+  other.Fill(260, 2);
+  const Part all = RandomPart(kv, kv.Positions(tokens), width, 3);
+  auto one = MakeCpu(GetParam(), 1);
+  const std::vector<float> want = Attend(*one, layout, kHeads, {all}, true);
+  for (const int threads : {1, 3}) {
+    auto backend = MakeCpu(GetParam(), threads);
+    for (const auto& [first, count] : std::vector<std::pair<int64_t, int64_t>>{
+             {200, 1}, {511, 1}, {512, 1}, {1299, 1}, {1024, 5}, {640, 33}, {200, 700}}) {
+      const Part part = Slice(all, first, count, width);
+      const Part neighbour = RandomPart(other, {210, 240, 259}, width, 9);
+      const std::vector<float> alone = Attend(*backend, layout, kHeads, {part}, true);
+      const std::vector<float> packed = Attend(*backend, layout, kHeads, {neighbour, part}, true);
+      EXPECT_TRUE(SameBits(&want[first * width], alone.data(), count * width))
+          << threads << " threads, rows " << first << " + " << count;
+      EXPECT_TRUE(SameBits(&want[first * width], &packed[3 * width], count * width))
+          << threads << " threads, packed rows " << first << " + " << count;
+    }
+  }
+}
+
+// A head whose keys share a large part, as trained models have them: bytes of the keys as they are
+// would leave next to nothing for what tells them apart.
+TEST_P(AttentionTest, PromptRowsBearALargeCommonPartOfTheKeys) {
+  auto backend = MakeCpu(GetParam());
+  auto reference = MakeReference();
+  const KvLayout layout = SmallLayout(32);
+  PagedKv kv(layout, BlockRange(16));
+  kv.Fill(500, 7);
+  for (void* slab : kv.slabs()) {
+    auto* keys = static_cast<uint16_t*>(slab);
+    for (int h = 0; h < layout.num_kv_heads; ++h) {
+      for (int slot = 0; slot < 32; ++slot) {
+        for (const int dim : {3, 40}) {
+          uint16_t& key = keys[layout.key_offset(h, slot, dim)];
+          key = F32ToBF16(BF16ToF32(key) + 200.0f);
+        }
+      }
+    }
+  }
+  const std::vector<int32_t> positions = {300, 400, 450, 499};
+  const Part part = RandomPart(kv, positions, kHeads * 64, 5);
+  ExpectClose(Attend(*backend, layout, kHeads, {part}, true),
+              Attend(*reference, layout, kHeads, {part}),
+              GetParam() == CpuIsa::kAvx512Bf16 || GetParam() == CpuIsa::kAvx512 ? 0.05f : 2e-4f,
+              "common part");
+}
+
 TEST_P(AttentionTest, RowsDoNotDependOnChunkBatchOrThreads) {
   const KvLayout layout = SmallLayout(32);
   const int64_t width = kHeads * 64;
@@ -184,15 +267,19 @@ TEST_P(AttentionTest, NanQueriesAndKeysGiveNan) {
   kv.Fill(40, 5);
   Part part = RandomPart(kv, {38, 39}, width, 6);
   part.q[width + 70] = std::numeric_limits<float>::quiet_NaN();  // head 1 of the second row
-  const auto out = Attend(*backend, layout, kHeads, {part});
-  for (int64_t i = 0; i < 2 * width; ++i) {
-    EXPECT_EQ(std::isnan(out[i]), i >= width + 64 && i < width + 128) << i;
+  for (const bool prompt_rows : {false, true}) {
+    const auto out = Attend(*backend, layout, kHeads, {part}, prompt_rows);
+    for (int64_t i = 0; i < 2 * width; ++i) {
+      EXPECT_EQ(std::isnan(out[i]), i >= width + 64 && i < width + 128) << i;
+    }
   }
-  static_cast<uint16_t*>(kv.slabs()[0])[layout.key_offset(0, 7, 3)] = 0x7fc0;
+  static_cast<uint16_t*>(kv.slabs()[1])[layout.key_offset(0, 5, 3)] = 0x7fc0;
   part.q[width + 70] = 0;
-  const auto poisoned = Attend(*backend, layout, kHeads, {part});
-  EXPECT_TRUE(std::isnan(poisoned[0]));
-  EXPECT_FALSE(std::isnan(poisoned[3 * 64]));  // another kv head
+  for (const bool prompt_rows : {false, true}) {
+    const auto poisoned = Attend(*backend, layout, kHeads, {part}, prompt_rows);
+    EXPECT_TRUE(std::isnan(poisoned[0]));
+    EXPECT_FALSE(std::isnan(poisoned[3 * 64]));  // another kv head
+  }
 }
 
 TEST_P(AttentionTest, LargeScoresDoNotOverflow) {
