@@ -15,9 +15,10 @@ slim_run_packages=(
   libpcre2-8-0 libssl3 zlib1g
 )
 slim_test_packages=(
-  libgtest-dev libgmock-dev libbenchmark-dev clang-16 libclang-rt-16-dev prometheus openssl haproxy
-  shellcheck
+  libgtest-dev libgmock-dev libbenchmark-dev prometheus openssl haproxy shellcheck
 )
+# Only for ./tests/run.sh --sanitizers; llvm-16 has the program that turns a report's addresses into lines.
+slim_sanitizer_packages=(clang-16 libclang-rt-16-dev llvm-16)
 
 # slim_install PACKAGE...: installs what dpkg does not know as installed; needs no network when
 # nothing is missing.

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/synchronization/mutex.h"
 #include "engine/engine.h"
 #include "engine/model/llama.h"
 #include "engine/packed_pass.h"

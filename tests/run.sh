@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Everything that is checked, on a fresh Debian bookworm machine: installs missing packages, builds, runs
-# the tests, closes on ctest's summary. Stages: lint, sanitizers if asked for, release build, ctest.
+# the tests, closes on ctest's summary. Stages: lint, clang and sanitizers if asked for, release build, ctest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 usage() {
   cat <<'TEXT'
 usage: ./tests/run.sh [--sanitizers] [-R REGEX]
-  --sanitizers   first build the core libraries' tests with address, undefined-behaviour and thread
-                 sanitizers and run them
+  --sanitizers   first build everything with clang, its warnings and its thread-safety analysis, then the
+                 core libraries' tests with address, undefined-behaviour and thread sanitizers, and run them
   -R REGEX       only tests whose name matches
 TEXT
 }
@@ -27,7 +27,9 @@ stage() { printf '\n== %s (%(%H:%M:%S)T)\n' "$1" -1; }
 
 stage "packages and model"
 source deploy/packages.sh
-slim_install "${slim_build_packages[@]}" "${slim_test_packages[@]}"
+packages=("${slim_build_packages[@]}" "${slim_test_packages[@]}")
+((!sanitizers)) || packages+=("${slim_sanitizer_packages[@]}")
+slim_install "${packages[@]}"
 ./deploy/fetch_model.sh
 # Made again when the requirements change; otherwise no network is needed.
 if ! cmp -s tests/e2e/requirements.txt .venv-test/ready; then
@@ -54,20 +56,27 @@ build() {  # build PRESET TARGET...
   rm -f "build-$1.log"
 }
 
+check() {  # check PRESET CTEST_ARGUMENT...: runs what was built
+  ctest --test-dir "build-$1" --output-on-failure --stop-on-failure --no-tests=error -j 2 "${@:2}" >"build-$1/ctest.log" || {
+    tail -n 150 "build-$1/ctest.log" >&2
+    exit 1
+  }
+  grep 'tests passed' "build-$1/ctest.log"
+}
+
 if ((sanitizers)); then
+  stage "clang's warnings and thread-safety analysis"
+  build dev
   stage "address and undefined-behaviour sanitizers"
   build asan-ubsan
-  ctest --test-dir build-asan --output-on-failure --stop-on-failure --no-tests=error -j 2 -LE heavy >build-asan/ctest.log ||
-    { tail -n 60 build-asan/ctest.log >&2; exit 1; }
-  grep 'tests passed' build-asan/ctest.log
+  check asan -LE heavy
   stage "thread sanitizer"
-  # What threads share, and nothing that only computes.
-  threaded=(bounded_queue_test kv_service_stress_test kv_transfer_fault_test)
+  # What threads share, and nothing that only computes. A race can destroy what the test then waits for, so the
+  # first one ends it.
+  threaded=(bounded_queue_test log_test kv_service_stress_test kv_transfer_fault_test kv_prefetch_test
+    discrete_kv_manager_test backend_thread_pool_test server_core_test worker_test)
   build tsan "${threaded[@]}"
-  for test in "${threaded[@]}"; do
-    build-tsan/tests/$test >build-tsan/$test.log 2>&1 || { tail -n 60 build-tsan/$test.log >&2; exit 1; }
-    printf '%s: %s\n' "$test" "$(tail -n 1 build-tsan/$test.log)"
-  done
+  TSAN_OPTIONS=halt_on_error=1 check tsan -R "^($(IFS='|'; echo "${threaded[*]}"))\$"
 fi
 
 stage "release build"

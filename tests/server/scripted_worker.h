@@ -201,9 +201,10 @@ class ByteCodec final : public PromptCodec {
       absl::Span<const ChatMessage> messages) const override {
     std::vector<int32_t> tokens;
     for (const ChatMessage& message : messages) {
-      for (const int32_t token : *Encode(message.role + ": " + message.content + "\n", {})) {
-        tokens.push_back(token);
-      }
+      const absl::StatusOr<std::vector<int32_t>> line =
+          Encode(message.role + ": " + message.content + "\n", {});
+      if (!line.ok()) return line.status();
+      tokens.insert(tokens.end(), line->begin(), line->end());
     }
     return tokens;
   }

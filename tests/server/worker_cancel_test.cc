@@ -158,7 +158,10 @@ TEST(WorkerCancelTest, OthersAreNotTouched) {
   harness.StopAndExpectNothingLeft();
 }
 
-// One client after another sends a request and drops it at some point, on several threads.
+constexpr int kStormRunning = 6;
+
+// One client after another sends a request and drops it at some point, on several threads; each
+// also reads the statistics.
 void Storm(WorkerHarness* harness, int thread, int requests, std::atomic<int64_t>* ended) {
   std::minstd_rand random(static_cast<uint32_t>(thread + 1));
   for (int i = 0; i < requests; ++i) {
@@ -173,6 +176,9 @@ void Storm(WorkerHarness* harness, int thread, int requests, std::atomic<int64_t
     if (point == 2) answer.AwaitDeltas(1);
     if (point == 3) answer.AwaitDeltas(tokens / 2);
     if (point == 4) answer.AwaitDeltas(tokens);
+    const WorkerStats stats = harness->worker->stats();
+    EXPECT_TRUE(stats.accepting);
+    EXPECT_LE(stats.running_requests, kStormRunning);
     harness->worker->Cancel(id, CancelCause::kClient);
     const absl::Status status = answer.Await();
     ASSERT_TRUE(status.ok() || absl::IsCancelled(status)) << status;
@@ -187,7 +193,7 @@ TEST(WorkerCancelTest, StormConservesEverything) {
   engine.capacity_slabs = 400;  // 4 to 6 requests of the larger kind
   engine.segments = {{3, 1}, {1, 2}};
   Worker::Options options;
-  options.scheduler.max_running = 6;
+  options.scheduler.max_running = kStormRunning;
   WorkerHarness harness(engine, options);
   std::atomic<int64_t> ended{0};
   std::vector<std::thread> threads;

@@ -1,6 +1,8 @@
 #include "tools/common/statistics.h"
 
 #include <cmath>
+#include <cstdint>
+#include <limits>
 
 #include "gtest/gtest.h"
 #include "tools/common/text_table.h"
@@ -57,7 +59,9 @@ TEST(NumberTest, FormatsDigitsGroupsAndWhatIsMissing) {
   EXPECT_EQ(Grouped(0), "0");
   EXPECT_EQ(Grouped(999), "999");
   EXPECT_EQ(Grouped(1000), "1,000");
+  EXPECT_EQ(Grouped(-999), "-999");
   EXPECT_EQ(Grouped(-1234567), "-1,234,567");
+  EXPECT_EQ(Grouped(std::numeric_limits<int64_t>::min()), "-9,223,372,036,854,775,808");
 }
 
 }  // namespace

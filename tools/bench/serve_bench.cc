@@ -128,7 +128,7 @@ absl::StatusOr<std::vector<ServeRow>> RunServeBench(const ServeBenchOptions& opt
     const std::unique_ptr<LoadCalls> calls = target.NewCalls();
     const absl::Time begin = clock.Now();
     absl::Time due = begin;
-    for (uint64_t i = 0;; ++i) {
+    while (true) {
       due += absl::Seconds(gap(generator));
       if (due > begin + options.duration) break;
       // Prepared before it is due, so that making it does not delay it.

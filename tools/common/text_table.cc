@@ -39,9 +39,12 @@ std::string Number(double value, int digits) {
 }
 
 std::string Grouped(int64_t value) {
-  std::string digits = absl::StrCat(value < 0 ? -value : value);
-  for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3) digits.insert(at, ",");
-  return value < 0 ? "-" + digits : digits;
+  std::string text = absl::StrCat(value);
+  const int first_digit = value < 0 ? 1 : 0;
+  for (int at = static_cast<int>(text.size()) - 3; at > first_digit; at -= 3) {
+    text.insert(at, 1, ',');
+  }
+  return text;
 }
 
 }  // namespace slim

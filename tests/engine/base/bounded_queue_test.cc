@@ -107,7 +107,8 @@ TEST(BoundedQueueTest, ManyThreadsLoseAndDoubleNothing) {
   constexpr int kProducers = 8;
   constexpr int kConsumers = 8;
   constexpr int64_t kItemsEach = 5000;
-  BoundedQueue<int64_t> queue(16);
+  constexpr size_t kCapacity = 16;
+  BoundedQueue<int64_t> queue(kCapacity);
   Turnstile turnstile;
   std::vector<std::vector<int64_t>> received(kConsumers);
 
@@ -115,9 +116,14 @@ TEST(BoundedQueueTest, ManyThreadsLoseAndDoubleNothing) {
   for (int c = 0; c < kConsumers; ++c) {
     consumers.emplace_back([&, c] {
       while (true) {
-        const std::optional<int64_t> item =
-            c % 2 == 0 ? queue.Pop() : queue.PopWithTimeout(absl::InfiniteDuration());
+        // Every way to take an item meets every other one.
+        std::optional<int64_t> item;
+        if (c % 3 == 0) item = queue.TryPop();
+        if (!item.has_value()) {
+          item = c % 2 == 0 ? queue.Pop() : queue.PopWithTimeout(absl::InfiniteDuration());
+        }
         if (!item.has_value()) return;
+        EXPECT_LE(queue.size(), kCapacity);
         received[static_cast<size_t>(c)].push_back(*item);
         turnstile.Signal();
       }

@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
 
 namespace slim {
@@ -187,6 +189,25 @@ TEST(LogTest, WritesOneLineToStderrInTheChosenFormat) {
   SetLogFormat(LogFormat::kText);
   const std::string written = testing::internal::GetCapturedStderr();
   EXPECT_THAT(written, testing::MatchesRegex("[0-9TZ:.-]+ info first n=1\n\\{.*\"second\".*\\}\n"));
+}
+
+TEST(LogTest, LinesOfSeveralThreadsStayWhole) {
+  constexpr int kThreads = 4;
+  constexpr int kLines = 200;
+  testing::internal::CaptureStderr();
+  SetLogFormat(LogFormat::kJson);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([t] {
+      for (int i = 0; i < kLines; ++i) Log(LogLevel::kInfo, "line", {{"t", t}, {"i", i}});
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  SetLogFormat(LogFormat::kText);
+  const std::string written = testing::internal::GetCapturedStderr();
+  const std::vector<std::string> lines = absl::StrSplit(written, '\n', absl::SkipEmpty());
+  EXPECT_EQ(lines.size(), static_cast<size_t>(kThreads * kLines));
+  for (const std::string& line : lines) EXPECT_TRUE(nlohmann::json::accept(line)) << line;
 }
 
 }  // namespace

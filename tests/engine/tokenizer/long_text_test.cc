@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 #include <pthread.h>
 
-#include <chrono>
+#include <ctime>
 #include <functional>
 #include <thread>
 
@@ -13,8 +13,11 @@
 namespace slim {
 namespace {
 
-// Generous: a machine under load and sanitizers pass, a quadratic algorithm takes minutes.
+// Generous: sanitizers pass, a quadratic algorithm takes minutes.
 constexpr double kLimitSeconds = 20;
+
+// Of this process: what other programs take of the machine does not count.
+double ProcessorSeconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 std::string Repeat(absl::string_view unit, size_t bytes) {
   std::string text;
@@ -70,15 +73,15 @@ TEST_P(LongTextTest, TwoMebibytesGoThereAndBackOnASmallStackInLinearTime) {
     const auto tokenizer = Tokenizer::Create(source);
     ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
     const std::string text = Repeat(GetParam().unit, 2 << 20);
-    const auto start = std::chrono::steady_clock::now();
+    const double start = ProcessorSeconds();
     RunOnSmallStack([&] {
       const auto ids = (*tokenizer)->Encode(text);
       ASSERT_TRUE(ids.ok()) << ids.status();
       EXPECT_TRUE((*tokenizer)->Decode(*ids) == text) << "another text came back";
     });
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    RecordProperty(std::string(pre) + "_milliseconds", static_cast<int>(seconds.count() * 1e3));
-    EXPECT_LT(seconds.count(), kLimitSeconds);
+    const double seconds = ProcessorSeconds() - start;
+    RecordProperty(std::string(pre) + "_milliseconds", static_cast<int>(seconds * 1e3));
+    EXPECT_LT(seconds, kLimitSeconds);
   }
 }
 
@@ -88,10 +91,10 @@ TEST_P(LongTextTest, TrustedTextIsCutInLinearTime) {
   const auto tokenizer = Tokenizer::Create(source);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   const std::string text = Repeat(GetParam().unit, 1 << 20);
-  const auto start = std::chrono::steady_clock::now();
+  const double start = ProcessorSeconds();
   RunOnSmallStack([&] { EXPECT_TRUE((*tokenizer)->EncodeWithSpecial(text).ok()); });
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  EXPECT_LT(seconds.count(), kLimitSeconds);
+  const double seconds = ProcessorSeconds() - start;
+  EXPECT_LT(seconds, kLimitSeconds);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, LongTextTest, ::testing::ValuesIn(kTexts),
