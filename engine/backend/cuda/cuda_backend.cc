@@ -14,7 +14,11 @@ namespace slim::cuda {
 namespace {
 
 constexpr int kMaxHeadsPerKvHead = 32;
-constexpr int kMaxKvWidth = 8192;  // kv heads times head_dim: what a score kernel holds on chip
+// What the kernel of the unit scores holds on chip, in floats, without asking for more than 48 KiB.
+constexpr int kMaxKvWidth = 8192;  // kv heads times head_dim
+constexpr int kMaxHeads = 4096;
+// Thread blocks of a launch along y.
+constexpr int64_t kMaxGridY = 65535;
 // Memory for the scores of a window, at most; 128K tokens need half a MiB per query.
 constexpr int64_t kScoreDotsBytes = int64_t{64} << 20;
 
@@ -119,12 +123,12 @@ absl::Status CudaBackend::Configure(const KvLayout& layout, int num_heads, const
         absl::StrCat("block_tokens is ", layout.block_tokens, ", allowed are 32 and 64"));
   }
   if (!(layout.num_kv_heads > 0 && num_heads > 0 && num_heads % layout.num_kv_heads == 0 &&
-        num_heads / layout.num_kv_heads <= kMaxHeadsPerKvHead &&
+        num_heads / layout.num_kv_heads <= kMaxHeadsPerKvHead && num_heads <= kMaxHeads &&
         layout.num_kv_heads * dims <= kMaxKvWidth)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "num_heads is ", num_heads, ", allowed are multiples of num_kv_heads, which is ",
-        layout.num_kv_heads, ", up to ", kMaxHeadsPerKvHead, " times that, with at most ",
-        kMaxKvWidth / dims, " kv heads"));
+        layout.num_kv_heads, ", up to ", kMaxHeadsPerKvHead, " times that and ", kMaxHeads,
+        ", with at most ", kMaxKvWidth / dims, " kv heads"));
   }
   if (rope.head_dim != dims || max_positions <= 0) {
     return absl::InvalidArgumentError(absl::StrCat("rope.head_dim is ", rope.head_dim,
@@ -250,6 +254,7 @@ absl::Status CudaBackend::CopyRows(TensorView src, absl::Span<const int64_t> src
 
 absl::Status CudaBackend::Rope(TensorView q, absl::Span<const int32_t> positions) {
   SLIM_CHECK(static_cast<int64_t>(positions.size()) == q.rows && q.cols % shape_.head_dim == 0);
+  for (const int32_t position : positions) SLIM_CHECK(position >= 0 && position < max_positions_);
   if (q.rows == 0) return absl::OkStatus();
   void* device = nullptr;
   SLIM_RETURN_IF_ERROR(context_->Upload({ArrayOf(positions)}, absl::MakeSpan(&device, 1)));
@@ -338,7 +343,8 @@ absl::Status CudaBackend::LaunchScores(ScoreKind kind, const ScoreArgs& args) {
   }
   const int64_t query_bytes = int64_t{args.blocks} * shape_.block_tokens * kFloat;
   const int64_t queries = int64_t{args.window} * shape_.num_heads;
-  const int64_t at_once = std::clamp<int64_t>(kScoreDotsBytes / query_bytes, 1, queries);
+  const int64_t at_once =
+      std::clamp<int64_t>(kScoreDotsBytes / query_bytes, 1, std::min(queries, kMaxGridY));
   SLIM_ASSIGN_OR_RETURN(void* const dots, score_dots_.Get(*context_, at_once * query_bytes));
   SLIM_ASSIGN_OR_RETURN(void* const results,
                         score_results_.Get(*context_, at_once * args.blocks * kFloat));

@@ -78,15 +78,15 @@ CudaContext::~CudaContext() {
 }
 
 absl::Status CudaContext::CreateRing(int64_t segment_bytes) {
-  ring_ = RingCursor(kRingSegments, segment_bytes);
+  const RingCursor ring(kRingSegments, segment_bytes);
   void* host = nullptr;
   void* device = nullptr;
   SLIM_RETURN_IF_ERROR(
-      Check(cudaHostAlloc(&host, static_cast<size_t>(ring_.total_bytes()), cudaHostAllocDefault),
+      Check(cudaHostAlloc(&host, static_cast<size_t>(ring.total_bytes()), cudaHostAllocDefault),
             "cudaHostAlloc"));
   ring_host_ = static_cast<char*>(host);
   SLIM_RETURN_IF_ERROR(
-      Check(cudaMalloc(&device, static_cast<size_t>(ring_.total_bytes())), "cudaMalloc"));
+      Check(cudaMalloc(&device, static_cast<size_t>(ring.total_bytes())), "cudaMalloc"));
   ring_device_ = static_cast<char*>(device);
   for (int i = 0; i < kRingSegments; ++i) {
     cudaEvent_t event;
@@ -94,12 +94,14 @@ absl::Status CudaContext::CreateRing(int64_t segment_bytes) {
         Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate"));
     ring_events_.push_back(event);
   }
+  ring_ = ring;  // last: a ring that could not be made has no room, and the next upload tries again
   return absl::OkStatus();
 }
 
 void CudaContext::DestroyRing() {
   for (const cudaEvent_t event : ring_events_) (void)cudaEventDestroy(event);
   ring_events_.clear();
+  ring_ = RingCursor();
   (void)cudaFree(ring_device_);
   (void)cudaFreeHost(ring_host_);
   ring_device_ = ring_host_ = nullptr;
@@ -147,6 +149,14 @@ absl::Status CudaContext::health() const {
 
 absl::Status CudaContext::Synchronize() {
   return Check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+absl::Status CudaContext::ReleaseUnused() {
+  SLIM_RETURN_IF_ERROR(Synchronize());
+  cudaMemPool_t pool;
+  SLIM_RETURN_IF_ERROR(
+      Check(cudaDeviceGetDefaultMemPool(&pool, 0), "cudaDeviceGetDefaultMemPool"));
+  return Check(cudaMemPoolTrimTo(pool, 0), "cudaMemPoolTrimTo");
 }
 
 absl::Status CudaContext::Upload(absl::Span<const HostArray> arrays, absl::Span<void*> device) {

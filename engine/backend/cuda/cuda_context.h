@@ -61,6 +61,9 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   // Waits until the stream is empty.
   absl::Status Synchronize();
 
+  // Freed memory that is kept for the next Allocate goes back to the driver.
+  absl::Status ReleaseUnused();
+
   // Copies host arrays to the device in one asynchronous copy; device[i] is where arrays[i] lies,
   // 16-byte aligned, for kernels launched before the next Upload. One call per op.
   absl::Status Upload(absl::Span<const HostArray> arrays, absl::Span<void*> device);

@@ -17,7 +17,12 @@ class DeviceSlabs final : public SlabMemory {
   static absl::StatusOr<std::unique_ptr<SlabMemory>> Create(std::shared_ptr<CudaContext> context,
                                                             int64_t bytes) {
     void* base = nullptr;
-    const cudaError_t error = cudaMalloc(&base, static_cast<size_t>(bytes));
+    cudaError_t error = cudaMalloc(&base, static_cast<size_t>(bytes));
+    if (error == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();  // not sticky
+      SLIM_RETURN_IF_ERROR(context->ReleaseUnused());
+      error = cudaMalloc(&base, static_cast<size_t>(bytes));
+    }
     if (error == cudaErrorMemoryAllocation) {
       (void)cudaGetLastError();  // not sticky
       return absl::ResourceExhaustedError(absl::StrCat(
