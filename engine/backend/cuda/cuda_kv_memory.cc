@@ -40,6 +40,7 @@ class DeviceSlabs final : public SlabMemory {
   char* base() const override { return base_; }
   bool host_readable() const override { return false; }
   void Fill(void* data, unsigned char value, int64_t bytes) override {
+    (void)context_->Flush();  // its failure is remembered, as the next one's
     (void)context_->Check(
         cudaMemsetAsync(data, value, static_cast<size_t>(bytes), context_->stream()),
         "cudaMemsetAsync");
@@ -163,6 +164,8 @@ absl::StatusOr<KvMemories> CreateCudaKvMemories(std::shared_ptr<CudaContext> con
   SLIM_ASSIGN_OR_RETURN(memories.device,
                         DeviceSlabs::Create(context, sizes.stride_bytes * sizes.device_slabs));
   if (sizes.host_slabs == 0) return memories;
+  // A copy waits for the work that the compute stream has been given, so none may be put off.
+  context->ForbidDeferring();
   SLIM_ASSIGN_OR_RETURN(
       memories.host, CreatePinnedSlabs(sizes.stride_bytes, sizes.host_slabs, AvailableMemoryBytes(),
                                        CudaPinCalls(context)));

@@ -42,8 +42,8 @@ cudaError_t CopyRows(const void* src, const int64_t* src_rows, void* dst, const 
 // angles [max_positions, rotary_dims / 2, 2]: cosine, sine. Device array.
 struct RopeTable {
   const float* angles = nullptr;
-  int rotary_dims = 0;
-  bool neighbouring_pairs = true;
+  int32_t rotary_dims = 0;
+  int32_t neighbouring_pairs = 1;  // or 0; no padding, see CommandList
 };
 
 // Rotates x [rows, heads * head_dim] in place; positions [rows] is a device array.
