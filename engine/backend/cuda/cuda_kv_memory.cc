@@ -34,8 +34,10 @@ class DeviceSlabs final : public SlabMemory {
     slabs->Fill(base, 0, bytes);
     return std::unique_ptr<SlabMemory>(std::move(slabs));
   }
-  // Waits for what uses the memory.
-  ~DeviceSlabs() override { (void)context_->Check(cudaFree(base_), "cudaFree"); }
+  ~DeviceSlabs() override {
+    (void)context_->Synchronize();  // what uses the memory, put off or under way
+    (void)context_->Check(cudaFree(base_), "cudaFree");
+  }
 
   char* base() const override { return base_; }
   bool host_readable() const override { return false; }
