@@ -1,6 +1,8 @@
 #include "engine/backend/cuda/cuda_linear.h"
 
 #include <algorithm>
+#include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -36,6 +38,15 @@ absl::StatusOr<std::unique_ptr<CudaWeight>> CudaWeight::Create(const HostTensor&
   weight->dtype_ = tensor.dtype;
   SLIM_ASSIGN_OR_RETURN(weight->data_, context.Allocate(tensor.rows * tensor.cols *
                                                         static_cast<int64_t>(sizeof(Bf16))));
+  if (tensor.random_deviation > 0) {
+    // By name, so that matrices differ and runs do not.
+    const uint64_t seed = std::hash<std::string>()(tensor.name);
+    SLIM_RETURN_IF_ERROR(context.BeginOp(CudaContext::kAtOnce));
+    SLIM_RETURN_IF_ERROR((context.Submit<Op::kRandom, &FillRandom>(
+        tensor.random_deviation, seed, tensor.rows * tensor.cols,
+        static_cast<Bf16*>(weight->data_.data()))));
+    return weight;
+  }
   const int64_t chunk_rows = std::max<int64_t>(1, kUploadElements / tensor.cols);
   std::vector<float> row(tensor.cols);
   std::vector<Bf16> chunk(std::min(chunk_rows, tensor.rows) * tensor.cols);

@@ -21,7 +21,8 @@ namespace slim::cuda {
 // A weight in bf16, row-major [outputs, inputs], whatever its type in the file was.
 class CudaWeight final : public LinearWeight {
  public:
-  // INVALID_ARGUMENT as Backend::PrepareLinear; RESOURCE_EXHAUSTED. Dequantises on the host.
+  // INVALID_ARGUMENT as Backend::PrepareLinear; RESOURCE_EXHAUSTED. Dequantises on the host; where
+  // any numbers will do, draws them on the device.
   static absl::StatusOr<std::unique_ptr<CudaWeight>> Create(const HostTensor& tensor,
                                                             CudaContext& context);
   int64_t outputs() const override { return outputs_; }

@@ -25,6 +25,10 @@ cudaError_t RmsNorm(const float* x, const float* weight, float eps, int64_t rows
 // out[i] = gate[i] / (1 + exp(-gate[i])) * up[i].
 cudaError_t SwiGlu(const Bf16* gate, const Bf16* up, int64_t count, Bf16* out, cudaStream_t stream);
 
+// out[i] = number i of sequence `seed`, evenly spread around zero with this standard deviation.
+cudaError_t FillRandom(float deviation, uint64_t seed, int64_t count, Bf16* out,
+                       cudaStream_t stream);
+
 cudaError_t ConvertToBf16(const float* x, int64_t count, Bf16* out, cudaStream_t stream);
 
 // out[r, i] = bias[i], or += bias[i] with `accumulate`; out [rows, cols].

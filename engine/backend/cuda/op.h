@@ -19,13 +19,15 @@ enum class Op : uint8_t {
   kAttentionPrefill,
   kAttentionDecode,
   kScoreBlocks,
+  kRandom,
 };
-inline constexpr int kNumOps = 12;
+inline constexpr int kNumOps = 13;
 
 constexpr const char* OpName(Op op) {
   constexpr const char* kNames[kNumOps] = {
       "embed",  "copy_rows", "convert",  "rms_norm",          "swiglu",           "bias",
-      "matmul", "rope",      "store_kv", "attention_prefill", "attention_decode", "score_blocks"};
+      "matmul", "rope",      "store_kv", "attention_prefill", "attention_decode", "score_blocks",
+      "random"};
   return kNames[static_cast<int>(op)];
 }
 

@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "engine/backend/cuda/random_arith.h"
 #include "engine/backend/cuda/rope_arith.h"
 #include "engine/backend/cuda/score_arith.h"
 #include "engine/tensor/float_convert.h"
@@ -118,6 +119,16 @@ cudaError_t SwiGlu(const Bf16* gate, const Bf16* up, int64_t count, Bf16* out,
     for (int64_t i = 0; i < count; ++i) {
       const float g = BF16ToF32(gate[i]);
       out[i] = F32ToBF16(g / (1.0f + std::exp(-g)) * BF16ToF32(up[i]));
+    }
+  });
+}
+
+cudaError_t FillRandom(float deviation, uint64_t seed, int64_t count, Bf16* out,
+                       cudaStream_t stream) {
+  return Enqueue(stream, [=] {
+    for (int64_t i = 0; i < count; ++i) {
+      out[i] = F32ToBF16(kLargestOfDeviation * deviation *
+                         RandomFraction(seed, static_cast<uint64_t>(i)));
     }
   });
 }
