@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # What a machine with a GPU is asked: is it right (op conformance, the engine against its oracle), then how
-# fast is it (prefill of published shapes, dense and pruned, against the cost model; decode with the whole KV
-# on the device and with a quarter of it). Closes on one table.
+# fast is it (prefill of published shapes, dense and pruned, against the cost model, with each op's share;
+# decode with the whole KV on the device and with a quarter of it; PyTorch beside it). Closes on one table.
+# What says most comes first, each measurement has a time limit, and what is done is written at once, so
+# that a machine that is taken away early has still answered.
 #
 #   tests/gpu.sh                       builds here and runs
 #   tests/gpu.sh --pack DIR            builds here and gathers in DIR what another machine needs, no run
 #   DIR/gpu.sh                         runs what was gathered: no compiler, no package registry
 #
-# DIR holds gpu.sh, bin/ (libsliminfer_cuda.so, sliminfer-bench), tests/ (the two test programs) and lib/
-# (every shared library they need but those of the C library and the driver). libcublasLt is half a gigabyte:
+# DIR holds gpu.sh, gpu_peers.py, bin/ (libsliminfer_cuda.so, sliminfer-bench), tests/ (the two test programs)
+# and lib/ (every shared library they need but those of the C library and the driver). libcublasLt is half a gigabyte:
 # --without-cublaslt leaves it out where the other machine has CUDA 13's.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,15 +18,17 @@ here=$(cd "$(dirname "$0")" && pwd)
 usage() {
   cat <<'TEXT'
 usage: tests/gpu.sh [--pack DIR [--without-cublaslt]] [--geometries LIST] [--lengths LIST] [--runs N]
-                    [--decode_context N] [--chunk_tokens N] [--results DIR] [--sanitizer]
+                    [--decode_context N] [--chunk_tokens N] [--results DIR] [--sanitizer] [--minutes N]
   --geometries  default llama-3.1-8b,qwen2.5-7b,llama-3.2-1b
   --lengths     default 2048,8192,32768,131072
   --decode_context  default 32768, of the first geometry
   --results     where JSON and logs go, default gpu-results
-  --sanitizer   also run the conformance cases under compute-sanitizer (memcheck, racecheck)
+  --sanitizer   also run the conformance cases under compute-sanitizer (memcheck, racecheck), last
+  --minutes     no measurement begins after so many minutes, default 25
 TEXT
 }
 pack="" without_cublaslt=0 sanitizer=0 runs=5 chunk_tokens=8192 results=gpu-results
+minutes=25
 geometries=llama-3.1-8b,qwen2.5-7b,llama-3.2-1b lengths=2048,8192,32768,131072 decode_context=32768
 while (($#)); do
   case $1 in
@@ -37,6 +41,7 @@ while (($#)); do
     --chunk_tokens) chunk_tokens=${2:?}; shift ;;
     --results) results=${2:?}; shift ;;
     --sanitizer) sanitizer=1 ;;
+    --minutes) minutes=${2:?}; shift ;;
     -h | --help) usage; exit 0 ;;
     *) echo "unknown argument: $1" >&2; usage >&2; exit 2 ;;
   esac
@@ -51,12 +56,12 @@ else
   cd "$here/.."
   root=$PWD/build
   cmake --preset release -DSLIM_BUILD_TESTS=ON -DSLIM_CUDA=ON
-  cmake --build build --target sliminfer_cuda backend_device_conformance_test engine_test sliminfer-bench
+  cmake --build build --target sliminfer_cuda backend_device_conformance_test engine_test golden_test sliminfer-bench
 fi
 
 if [[ -n $pack ]]; then
   mkdir -p "$pack/bin" "$pack/tests" "$pack/lib"
-  cp "$here/gpu.sh" "$pack/"
+  cp "$here/gpu.sh" "$here/bench/gpu_peers.py" "$pack/"
   for program in "${programs[@]}" bin/libsliminfer_cuda.so; do
     cp "$root/$program" "$pack/$program"
     ldd "$root/$program" | awk '$2 == "=>" && $3 ~ /^\// { print $3 }'
@@ -85,49 +90,79 @@ check() {  # check NAME LOG COMMAND...: a GoogleTest program; cases that skip ar
     summary+=("$name|nothing ran: $(grep -m1 -E '^(UNAVAILABLE|NOT_FOUND|FAILED_PRECONDITION)' "$log" || echo "see $log")")
     failed=1
   else
-    summary+=("$name|$passed passed, $skipped skipped")
+    summary+=("$name|$passed passed, $skipped skipped, $SECONDS s after the start")
   fi
 }
 
-check "op conformance" conformance.log "$root/tests/backend_device_conformance_test" --gtest_filter='*cuda*'
-check "engine against the oracle" engine.log "$root/tests/engine_test" --gtest_filter='*cuda*'
-if ((sanitizer)); then
-  for tool in memcheck racecheck; do
-    check "compute-sanitizer $tool" "$tool.log" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "$root/tests/backend_device_conformance_test" --gtest_filter='*cuda*'
-  done
-fi
+late() { ((SECONDS > 60 * minutes)); }
+skip_late() {  # skip_late NAME: true when NAME must be left out
+  late || return 1
+  summary+=("$1|left out after $minutes minutes")
+}
+measure() {  # measure NAME SECONDS COMMAND...: its output is the table of that name
+  local name=$1 limit=$2
+  shift 2
+  skip_late "$name" && return
+  echo "== $name ($SECONDS s)"
+  if timeout "$limit" "$@" >"$results/$name.txt" 2>&1; then
+    cat "$results/$name.txt"
+  else
+    failed=1
+    summary+=("$name|FAILED, see $results/$name.txt")
+  fi
+}
+bench=$root/bin/sliminfer-bench
+prefill() {  # prefill NAME GEOMETRY LENGTHS RUNS OPTION...
+  measure "$1" 420 "$bench" --json "$results/$1.json" prefill --backend cuda --geometry "$2" --random_weights \
+    --lengths "$3" --pruning off,paper --runs "$4" --chunk_tokens "$chunk_tokens" "${@:5}"
+}
+decode() {  # decode NAME OPTION...
+  measure "decode-$1" 300 "$bench" --json "$results/decode-$1.json" decode --backend cuda \
+    --geometry "${names[0]}" --random_weights --contexts "$decode_context" --streams 1 \
+    --chunk_tokens "$chunk_tokens" "${@:2}"
+}
 
+IFS=, read -ra names <<<"$geometries"
+check "op conformance" conformance.log timeout 300 "$root/tests/backend_device_conformance_test" \
+  --gtest_filter='*cuda*'
 if ((!failed)); then
-  IFS=, read -ra names <<<"$geometries"
-  for geometry in "${names[@]}"; do
-    "$root/bin/sliminfer-bench" --json "$results/prefill-$geometry.json" prefill --backend cuda \
-      --geometry "$geometry" --random_weights --lengths "$lengths" --pruning off,paper \
-      --runs "$runs" --chunk_tokens "$chunk_tokens" >"$results/prefill-$geometry.txt" 2>&1 || {
-      failed=1
-      summary+=("prefill $geometry|FAILED, see $results/prefill-$geometry.txt")
-    }
-  done
-  # The first shape once more in decode: the whole KV on the device, then a quarter of it, with and without
-  # fetching ahead.
-  decode() {  # decode NAME OPTION...
-    "$root/bin/sliminfer-bench" --json "$results/decode-$1.json" decode --backend cuda --geometry "${names[0]}" \
-      --random_weights --contexts "$decode_context" --streams 1 --chunk_tokens "$chunk_tokens" "${@:2}" \
-      >"$results/decode-$1.txt" 2>&1 || {
-      failed=1
-      summary+=("decode $1|FAILED, see $results/decode-$1.txt")
-    }
-  }
+  # The first shape first: its speed is the answer that everything else explains.
+  prefill "prefill-${names[0]}" "${names[0]}" "$lengths" "$runs" --op_times
   quarter=(--kv_tier discrete --device_share 0.25)
   decode full --pruning off,paper
-  decode quarter-frozen --pruning off,paper "${quarter[@]}"
   decode quarter-reselect --pruning paper --decode reselect "${quarter[@]}"
+  decode quarter-frozen --pruning off,paper "${quarter[@]}"
   decode quarter-no-prefetch --pruning off,paper --kv_tier discrete_no_prefetch --device_share 0.25
+  if [[ -e $here/gpu_peers.py ]]; then peers=$here/gpu_peers.py; else peers=$here/bench/gpu_peers.py; fi
+  if command -v python3 >/dev/null; then
+    measure "peers-${names[0]}" 420 python3 "$peers" --bench "$bench" --geometry "${names[0]}" --runs 3 \
+      --chunk_tokens "$chunk_tokens" --lengths 8192,32768 --decode_context "$decode_context" \
+      --json "$results/peers-${names[0]}.json"
+  else
+    summary+=("peers|skipped: no python3")
+  fi
+  for geometry in "${names[@]:1}"; do
+    prefill "prefill-$geometry" "$geometry" "$lengths" "$runs" --op_times
+  done
+fi
+# Minutes of the oracle's time on one core: behind what only this machine can say.
+skip_late "engine against the oracle" ||
+  check "engine against the oracle" engine.log timeout 600 "$root/tests/engine_test" --gtest_filter='*cuda*'
+if [[ -x $root/tests/golden_test ]]; then
+  skip_late "default model's text" ||
+    check "default model's text" golden.log timeout 300 "$root/tests/golden_test" --gtest_filter='*cuda*'
+fi
+if ((sanitizer)); then
+  for tool in memcheck racecheck; do
+    skip_late "compute-sanitizer $tool" ||
+      check "compute-sanitizer $tool" "$tool.log" timeout 600 compute-sanitizer --tool "$tool" \
+        --error-exitcode 1 "$root/tests/backend_device_conformance_test" --gtest_filter='*cuda*'
+  done
 fi
 
 printf '\n%-40s %s\n' check result
 for row in "${summary[@]}"; do printf '%-40s %s\n' "${row%%|*}" "${row#*|}"; done
-for table in "$results"/{prefill,decode}-*.txt; do
+for table in "$results"/{prefill,decode,peers}-*.txt; do
   [[ -e $table ]] && printf '\n%s\n' "$(basename "$table" .txt)" && cat "$table"
 done
 exit "$failed"

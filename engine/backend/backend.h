@@ -18,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -158,6 +159,13 @@ struct BlockScoreArgs {
   int num_heads = 0;
 };
 
+// What the device spent on one kind of op.
+struct OpTime {
+  std::string op;
+  int64_t launches = 0;
+  double seconds = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -216,6 +224,12 @@ class Backend {
 
   // scores[i] for block block_ids[i], the same on every backend. NaN anywhere gives NaN.
   virtual absl::Status ScoreBlocks(const BlockScoreArgs& args, absl::Span<float> scores) = 0;
+
+  // For benchmarks: times every op on the device from now on, which makes the ops slower. False:
+  // this backend cannot.
+  virtual bool StartOpTimes() { return false; }
+  // Ends that. Times by kind of op since then, longest first; INTERNAL for a failure of the device.
+  virtual absl::StatusOr<std::vector<OpTime>> TakeOpTimes() { return std::vector<OpTime>(); }
 };
 
 }  // namespace slim

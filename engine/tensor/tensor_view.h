@@ -34,6 +34,9 @@ struct HostTensor {
   int64_t rows = 0;
   int64_t cols = 0;
   const void* data = nullptr;
+  // Above 0: any numbers of about this standard deviation will do (models for measuring speed). A
+  // backend may draw its own instead of reading `data`.
+  float random_deviation = 0;
 
   int64_t bytes() const { return rows * (cols / BlockElements(dtype)) * BlockBytes(dtype); }
 };

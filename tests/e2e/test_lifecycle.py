@@ -3,6 +3,7 @@
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import grpc
@@ -88,7 +89,6 @@ def test_start_failures_say_why(tmp_path):
         (("--threads", "-1"), "threads"),
         (("--threads", "nan"), "threads"),
         (("--pruning", "ratio:nan"), "pruning"),
-        (("--backend", "cuda"), "cuda"),
         (("--config", bad_config), "no_such_option"),
         (("--listen", f"127.0.0.1:{port}"), str(port)),
         (("--http_listen", f"127.0.0.1:{port}"), str(port)),
@@ -100,6 +100,30 @@ def test_start_failures_say_why(tmp_path):
         assert expected in error, (arguments, error)
         assert seconds < 5, (arguments, seconds)
     taken.close()
+
+
+def test_backend_cuda_serves_or_says_what_is_missing():
+    """Which of the two a machine gives is its GPU's affair; never the CPU in silence."""
+    server = subprocess.Popen([SERVER, "--model", MODEL, "--listen", "127.0.0.1:0", "--http_listen",
+                               "127.0.0.1:0", "--backend", "cuda"], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True)
+    killer = threading.Timer(60, server.kill)
+    killer.start()
+    output = []
+    for line in server.stdout:
+        output.append(line)
+        if " listening " in line:
+            server.send_signal(signal.SIGTERM)
+    code = server.wait(timeout=30)
+    killer.cancel()
+    text = "".join(output)
+    assert "cuda" in text.lower(), text
+    if " listening " in text:
+        assert code == 0, text
+        assert "backend=cuda" in text, text
+    else:
+        assert code > 0, text
+        assert any(reason in text for reason in ("driver", "GPU", "module", "libcublasLt")), text
 
 
 def test_print_config_and_version():

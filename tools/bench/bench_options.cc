@@ -64,6 +64,8 @@ void AddPrefill(CLI::App* app, BenchOptions* options, Texts* texts) {
   app->add_option("--chunk_tokens", options->prefill.chunk_tokens, "rows per step")
       ->check(CLI::Range(int64_t{1}, kMaxTokens))
       ->capture_default_str();
+  app->add_flag("--op_times", options->prefill.op_times,
+                "one more run of each mode with every kind of op timed on the device (cuda)");
   app->add_option("--seed", options->prefill.seed)->capture_default_str();
 }
 

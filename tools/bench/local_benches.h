@@ -24,10 +24,13 @@ struct PrefillBenchOptions {
   // Above 0: one more row per length and mode for a question of so many tokens behind a text that
   // the prefix cache holds.
   int64_t question_tokens = 0;
+  // One more run of each, not counted, with every op timed on the device.
+  bool op_times = false;
   uint64_t seed = 1;
 };
 
-// One row per length and mode, in that order; one warm-up each, not counted.
+// One row per length and mode, in that order; one warm-up each, not counted. UNIMPLEMENTED when op
+// times are asked of a backend that has none.
 absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOptions& options,
                                                         LocalModel* model);
 
@@ -55,6 +58,7 @@ struct DecodeBenchOptions {
 absl::StatusOr<std::vector<DecodeRow>> RunDecodeBench(const DecodeBenchOptions& options,
                                                       absl::Span<LocalModel* const> models);
 
+// With the share of each kind of op below where ops were timed.
 std::string PrefillTable(const std::vector<PrefillRow>& rows);
 std::string DecodeTable(const std::vector<DecodeRow>& rows);
 

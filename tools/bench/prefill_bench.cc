@@ -18,6 +18,7 @@ struct Case {
   std::vector<SegmentPlan> plan;
   std::vector<double> seconds;
   SequenceReport report;
+  std::vector<OpTime> op_times;
 };
 
 absl::StatusOr<Case> MakeCase(const PruningChoice& choice, int64_t length,
@@ -56,6 +57,16 @@ absl::Status RunOnce(const PrefillBenchOptions& options, LocalModel* model, Case
   return absl::OkStatus();
 }
 
+absl::Status TimeOps(const PrefillBenchOptions& options, LocalModel* model, Case* one) {
+  if (!model->backend->StartOpTimes()) {
+    return absl::UnimplementedError("--op_times: this backend does not time its ops");
+  }
+  Case timed = *one;
+  SLIM_RETURN_IF_ERROR(RunOnce(options, model, &timed));
+  SLIM_ASSIGN_OR_RETURN(one->op_times, model->backend->TakeOpTimes());
+  return absl::OkStatus();
+}
+
 PrefillRow MakeRow(int64_t length, const ModelConfig& config, const Case& one) {
   PrefillRow row;
   row.length = length;
@@ -66,6 +77,7 @@ PrefillRow MakeRow(int64_t length, const ModelConfig& config, const Case& one) {
   row.ttft_seconds_p95 = Percentile(one.seconds, 95);
   row.tokens_per_second = static_cast<double>(length) / row.ttft_seconds_median;
   row.retained_tokens = one.plan.back().num_tokens;
+  for (const OpTime& time : one.op_times) row.op_seconds.emplace_back(time.op, time.seconds);
   if (!one.cached) {
     const double flops = PrunedPrefillFlops(config, one.plan);
     row.tflops_per_second = flops / row.ttft_seconds_median / 1e12;
@@ -80,6 +92,19 @@ PrefillRow MakeRow(int64_t length, const ModelConfig& config, const Case& one) {
       static_cast<double>(PromptKvBytes(config, one.plan, 1)) /
       static_cast<double>(config.num_layers * length * config.kv_elements_per_token_layer());
   return row;
+}
+
+std::string OpShareTable(const std::vector<PrefillRow>& rows) {
+  TextTable table({"length", "pruning", "op", "ms", "% of ops"});
+  for (const PrefillRow& row : rows) {
+    double sum = 0;
+    for (const auto& [op, seconds] : row.op_seconds) sum += seconds;
+    for (const auto& [op, seconds] : row.op_seconds) {
+      table.AddRow({Grouped(row.length), row.pruning, op, Number(1000 * seconds, 2),
+                    Number(100 * seconds / sum, 1)});
+    }
+  }
+  return table.Render();
 }
 
 }  // namespace
@@ -109,6 +134,9 @@ absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOption
         if (run < 0) one.seconds.clear();
       }
     }
+    for (size_t i = 0; i < cases.size() && options.op_times; ++i) {
+      SLIM_RETURN_IF_ERROR(TimeOps(options, model, &cases[i]));
+    }
     double off_seconds = kNoValue;
     for (size_t i = 0; i < cases.size(); ++i) {
       if (cases[i].name == "off") off_seconds = Median(cases[i].seconds);
@@ -137,7 +165,9 @@ std::string PrefillTable(const std::vector<PrefillRow>& rows) {
                   Number(row.kv_bytes_ratio, 3), Number(row.kv_bytes_ratio_bound, 3),
                   Grouped(row.cached_tokens), Number(row.speedup_vs_cold, 2)});
   }
-  return table.Render();
+  const bool timed = std::any_of(rows.begin(), rows.end(),
+                                 [](const PrefillRow& row) { return !row.op_seconds.empty(); });
+  return timed ? table.Render() + "\n" + OpShareTable(rows) : table.Render();
 }
 
 }  // namespace slim

@@ -104,6 +104,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> OpenLocalModel(const LocalModelOptio
   backend_options.isa = isa;
   SLIM_ASSIGN_OR_RETURN(BackendChoice choice, CreateBackend(backend_options));
   std::unique_ptr<Backend> backend = std::move(choice.backend);
+  model->backend = backend.get();
   const int block_tokens = model->profile.has_value() ? model->profile->block_tokens : 64;
   const KvLayout layout{config.num_kv_heads, config.head_dim, block_tokens,
                         backend->info().kv_type};

@@ -47,7 +47,8 @@ struct LocalModel {
   ChatTemplate chat_template;
   absl::optional<PruneProfile> profile;
   std::unique_ptr<Engine> engine;
-  absl::Duration load_time;  // of OpenLocalModel
+  Backend* backend = nullptr;  // the engine's, for op times only
+  absl::Duration load_time;    // of OpenLocalModel
 
   MachineInfo Machine() const;
   // Token ids whose content does not matter, from this seed: of ordinary text pieces, or any at all

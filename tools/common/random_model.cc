@@ -50,6 +50,7 @@ class RandomModel final : public TensorSource {
     int64_t shift = 0;
     for (auto& [name, tensor] : tensors_) {
       if (tensor.dtype == DType::kBF16) {
+        tensor.random_deviation = deviation;
         tensor.data = pool_.data() + shift;
         shift = (shift + 4099) % kMaxShift;
       } else {

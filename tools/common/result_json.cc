@@ -33,6 +33,8 @@ json ToJson(const MachineInfo& machine) {
 }
 
 json ToJson(const PrefillRow& row) {
+  json ops = json::object();
+  for (const auto& [op, seconds] : row.op_seconds) ops[op] = Value(seconds);
   return json{{"length", row.length},
               {"pruning", row.pruning},
               {"runs", row.runs},
@@ -47,7 +49,8 @@ json ToJson(const PrefillRow& row) {
               {"kv_bytes_ratio", Value(row.kv_bytes_ratio)},
               {"kv_bytes_ratio_bound", Value(row.kv_bytes_ratio_bound)},
               {"cached_tokens", row.cached_tokens},
-              {"speedup_vs_cold", Value(row.speedup_vs_cold)}};
+              {"speedup_vs_cold", Value(row.speedup_vs_cold)},
+              {"op_seconds", row.op_seconds.empty() ? json(nullptr) : ops}};
 }
 
 json ToJson(const DecodeRow& row) {

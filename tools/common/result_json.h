@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -43,6 +44,7 @@ struct PrefillRow {
   double kv_bytes_ratio_bound = kNoValue;  // the same by formula
   int64_t cached_tokens = 0;               // that came from the prefix cache
   double speedup_vs_cold = kNoValue;       // over the same mode without the prefix cache
+  std::vector<std::pair<std::string, double>> op_seconds;  // on the device, longest first
 };
 
 struct DecodeRow {

@@ -137,6 +137,7 @@ __global__ void __launch_bounds__(kThreads)
     SplitKernel(AttentionArgs args, const DecodeSplit* splits, float scale, float* partials) {
   __shared__ Shared<kHeadDim> shared;
   const DecodeSplit split = splits[blockIdx.x];
+  if (split.num_slabs == 0) return;  // the whole thread block
   const HeadShape& shape = args.shape;
   const int kv_head = static_cast<int>(blockIdx.y);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;

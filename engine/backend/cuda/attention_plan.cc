@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/backend/cuda/size_bucket.h"
 #include "engine/base/check.h"
 
 namespace slim::cuda {
@@ -25,6 +26,10 @@ void AddDecodeRow(int32_t row, int32_t first_slab, int32_t num_slabs, int slabs_
 }
 
 }  // namespace
+
+void AttentionPlan::PadSplits() {
+  splits.resize(static_cast<size_t>(SizeBucket(static_cast<int64_t>(splits.size()))));
+}
 
 void PlanAttention(const HeadShape& shape, absl::Span<const int32_t> positions,
                    absl::Span<const AttentionSequence> sequences, AttentionPlan* plan) {

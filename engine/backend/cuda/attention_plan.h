@@ -19,6 +19,9 @@ struct AttentionPlan {
   std::vector<int32_t> block_ids;
 
   int num_partials() const { return static_cast<int>(splits.size()); }
+
+  // Appends empty runs up to a number that stays the same for some steps; see size_bucket.h.
+  void PadSplits();
 };
 
 // Fills `plan`, whose vectors keep their memory from call to call. Every row sees at least one key.

@@ -349,8 +349,13 @@ template <int kHeadDim, int kGroups>
 cudaError_t LaunchTiles(const AttentionArgs& args, const PrefillTile* tiles, int num_tiles,
                         cudaStream_t stream) {
   constexpr int kBytes = static_cast<int>(sizeof(Shared<kHeadDim, kGroups>));
-  const cudaError_t error = cudaFuncSetAttribute(
+  cudaError_t error = cudaFuncSetAttribute(
       PrefillKernel<kHeadDim, kGroups>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  if (error != cudaSuccess) return error;
+  // Two thread blocks share a multiprocessor only if nearly all of its memory is shared memory.
+  error = cudaFuncSetAttribute(PrefillKernel<kHeadDim, kGroups>,
+                               cudaFuncAttributePreferredSharedMemoryCarveout,
+                               cudaSharedmemCarveoutMaxShared);
   if (error != cudaSuccess) return error;
   const dim3 grid(static_cast<unsigned>(num_tiles), static_cast<unsigned>(args.shape.num_kv_heads));
   const float scale = 1.44269504f / sqrtf(static_cast<float>(kHeadDim));

@@ -30,7 +30,7 @@ constexpr int PrefillTileTokens(int heads_per_kv_head) {
 }
 
 // A part of the keys of one query row, whose result is number `partial`; a row's parts are numbered
-// without gaps.
+// without gaps. Without slabs: nothing to do, no result.
 struct DecodeSplit {
   int32_t row = 0;
   int32_t first_slab = 0;

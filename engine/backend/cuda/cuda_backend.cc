@@ -14,7 +14,11 @@ namespace slim::cuda {
 namespace {
 
 constexpr int kMaxHeadsPerKvHead = 32;
-constexpr int kMaxKvWidth = 8192;  // kv heads times head_dim: what a score kernel holds on chip
+// What the kernel of the unit scores holds on chip, in floats, without asking for more than 48 KiB.
+constexpr int kMaxKvWidth = 8192;  // kv heads times head_dim
+constexpr int kMaxHeads = 4096;
+// Thread blocks of a launch along y.
+constexpr int64_t kMaxGridY = 65535;
 // Memory for the scores of a window, at most; 128K tokens need half a MiB per query.
 constexpr int64_t kScoreDotsBytes = int64_t{64} << 20;
 
@@ -31,6 +35,15 @@ Bf16* Bf16Data(const TensorView& view) {
 float* F32Data(const TensorView& view) {
   SLIM_CHECK(view.dtype == DType::kF32);
   return view.f32();
+}
+
+// Scores are never put off, so their arguments may be pointed to.
+cudaError_t LaunchUnits(const ScoreArgs* args, UnitScore kind, float* qbar, cudaStream_t stream) {
+  return ScoreUnits(*args, kind, qbar, stream);
+}
+cudaError_t LaunchWindow(const ScoreArgs* args, int queries_at_once, float* dots, float* results,
+                         cudaStream_t stream) {
+  return ScoreWindow(*args, queries_at_once, dots, results, stream);
 }
 
 template <typename T>
@@ -65,6 +78,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create() {
 absl::StatusOr<Buffer> CudaBackend::Allocate(int64_t bytes) { return context_->Allocate(bytes); }
 
 absl::Status CudaBackend::CopyFromHost(const void* host, void* device, int64_t bytes) {
+  SLIM_RETURN_IF_ERROR(context_->Flush());
   SLIM_RETURN_IF_ERROR(context_->Check(cudaMemcpyAsync(device, host, static_cast<size_t>(bytes),
                                                        cudaMemcpyHostToDevice, context_->stream()),
                                        "cudaMemcpyAsync"));
@@ -72,10 +86,16 @@ absl::Status CudaBackend::CopyFromHost(const void* host, void* device, int64_t b
 }
 
 absl::Status CudaBackend::CopyToHost(const void* device, void* host, int64_t bytes) {
+  SLIM_RETURN_IF_ERROR(context_->Flush());
   SLIM_RETURN_IF_ERROR(context_->Check(cudaMemcpyAsync(host, device, static_cast<size_t>(bytes),
                                                        cudaMemcpyDeviceToHost, context_->stream()),
                                        "cudaMemcpyAsync"));
   return context_->Synchronize();
+}
+
+bool CudaBackend::StartOpTimes() {
+  context_->StartOpTimes();
+  return true;
 }
 
 absl::StatusOr<KvMemories> CudaBackend::CreateKvMemories(const KvMemorySizes& sizes) {
@@ -119,12 +139,12 @@ absl::Status CudaBackend::Configure(const KvLayout& layout, int num_heads, const
         absl::StrCat("block_tokens is ", layout.block_tokens, ", allowed are 32 and 64"));
   }
   if (!(layout.num_kv_heads > 0 && num_heads > 0 && num_heads % layout.num_kv_heads == 0 &&
-        num_heads / layout.num_kv_heads <= kMaxHeadsPerKvHead &&
+        num_heads / layout.num_kv_heads <= kMaxHeadsPerKvHead && num_heads <= kMaxHeads &&
         layout.num_kv_heads * dims <= kMaxKvWidth)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "num_heads is ", num_heads, ", allowed are multiples of num_kv_heads, which is ",
-        layout.num_kv_heads, ", up to ", kMaxHeadsPerKvHead, " times that, with at most ",
-        kMaxKvWidth / dims, " kv heads"));
+        layout.num_kv_heads, ", up to ", kMaxHeadsPerKvHead, " times that and ", kMaxHeads,
+        ", with at most ", kMaxKvWidth / dims, " kv heads"));
   }
   if (rope.head_dim != dims || max_positions <= 0) {
     return absl::InvalidArgumentError(absl::StrCat("rope.head_dim is ", rope.head_dim,
@@ -165,7 +185,7 @@ absl::Status CudaBackend::UploadRope(const RopeParams& rope, int64_t max_positio
   SLIM_RETURN_IF_ERROR(CopyFromHost(angles.data(), rope_angles_.data(), bytes));
   rope_.angles = static_cast<const float*>(rope_angles_.data());
   rope_.rotary_dims = rope.rotary_dims;
-  rope_.neighbouring_pairs = rope.neighbouring_pairs;
+  rope_.neighbouring_pairs = rope.neighbouring_pairs ? 1 : 0;
   max_positions_ = max_positions;
   return absl::OkStatus();
 }
@@ -178,10 +198,10 @@ absl::Status CudaBackend::Embed(const LinearWeight& embedding, absl::Span<const 
   SLIM_CHECK(out.rows == static_cast<int64_t>(tokens.size()) && out.cols == weight.inputs());
   if (tokens.empty()) return absl::OkStatus();
   void* device = nullptr;
+  SLIM_RETURN_IF_ERROR(context_->BeginOp(out.rows));
   SLIM_RETURN_IF_ERROR(context_->Upload({ArrayOf(tokens)}, absl::MakeSpan(&device, 1)));
-  return context_->Check(cuda::Embed(weight.data(), static_cast<const int32_t*>(device), out.rows,
-                                     out.cols, F32Data(out), context_->stream()),
-                         "Embed");
+  return context_->Submit<Op::kEmbed, &cuda::Embed>(
+      weight.data(), static_cast<const int32_t*>(device), out.rows, out.cols, F32Data(out));
 }
 
 absl::StatusOr<const Bf16*> CudaBackend::Transform(const LinearInput& input) {
@@ -191,28 +211,29 @@ absl::StatusOr<const Bf16*> CudaBackend::Transform(const LinearInput& input) {
       void* const memory,
       transformed_.Get(*context_, x.rows * x.cols * static_cast<int64_t>(sizeof(Bf16))));
   auto* out = static_cast<Bf16*>(memory);
-  cudaError_t error = cudaSuccess;
   switch (input.kind) {
     case LinearInput::Kind::kPlain:
-      error = ConvertToBf16(F32Data(x), x.rows * x.cols, out, context_->stream());
+      SLIM_RETURN_IF_ERROR(
+          (context_->Submit<Op::kConvert, &ConvertToBf16>(F32Data(x), x.rows * x.cols, out)));
       break;
     case LinearInput::Kind::kRmsNorm:
-      error = RmsNorm(F32Data(x), static_cast<const float*>(input.norm_weight->data()), input.eps,
-                      x.rows, x.cols, out, context_->stream());
+      SLIM_RETURN_IF_ERROR((context_->Submit<Op::kRmsNorm, &RmsNorm>(
+          F32Data(x), static_cast<const float*>(input.norm_weight->data()), input.eps, x.rows,
+          x.cols, out)));
       break;
     case LinearInput::Kind::kSwiGlu:
       SLIM_CHECK(input.up.rows == x.rows && input.up.cols == x.cols);
-      error = SwiGlu(Bf16Data(x), Bf16Data(input.up), x.rows * x.cols, out, context_->stream());
+      SLIM_RETURN_IF_ERROR((context_->Submit<Op::kSwiGlu, &SwiGlu>(Bf16Data(x), Bf16Data(input.up),
+                                                                   x.rows * x.cols, out)));
       break;
   }
-  SLIM_RETURN_IF_ERROR(context_->Check(error, "input of Linear"));
   return out;
 }
 
 absl::Status CudaBackend::Linear(const LinearInput& input, absl::Span<const LinearOutput> outputs) {
-  SLIM_RETURN_IF_ERROR(context_->health());
   const int64_t rows = input.x.rows;
   if (rows == 0) return absl::OkStatus();
+  SLIM_RETURN_IF_ERROR(context_->BeginOp(rows));
   SLIM_ASSIGN_OR_RETURN(const Bf16* const x, Transform(input));
   for (const LinearOutput& output : outputs) {
     const auto& weight = static_cast<const CudaWeight&>(*output.weight);
@@ -221,10 +242,9 @@ absl::Status CudaBackend::Linear(const LinearInput& input, absl::Span<const Line
     const Element type = ElementOf(output.out.dtype);
     if (output.bias != nullptr) {
       // The product is then added to the bias before the one rounding of the result.
-      SLIM_RETURN_IF_ERROR(context_->Check(
-          FillBias(static_cast<const float*>(output.bias->data()), output.accumulate, rows,
-                   output.out.cols, output.out.data, type, context_->stream()),
-          "FillBias"));
+      SLIM_RETURN_IF_ERROR((context_->Submit<Op::kBias, &FillBias>(
+          static_cast<const float*>(output.bias->data()), output.accumulate, rows, output.out.cols,
+          output.out.data, type)));
     }
     SLIM_RETURN_IF_ERROR(matmul_->Run(x, rows, weight, output.out.data, type,
                                       output.accumulate || output.bias != nullptr));
@@ -237,27 +257,27 @@ absl::Status CudaBackend::CopyRows(TensorView src, absl::Span<const int64_t> src
   SLIM_CHECK(src.cols == dst.cols && src.dtype == dst.dtype && src_rows.size() == dst_rows.size());
   if (src_rows.empty()) return absl::OkStatus();
   void* device[2] = {};
+  const auto rows = static_cast<int64_t>(src_rows.size());
+  SLIM_RETURN_IF_ERROR(context_->BeginOp(rows));
   SLIM_RETURN_IF_ERROR(
       context_->Upload({ArrayOf(src_rows), ArrayOf(dst_rows)}, absl::MakeSpan(device)));
-  return context_->Check(
-      cuda::CopyRows(src.data, static_cast<const int64_t*>(device[0]), dst.data,
-                     static_cast<const int64_t*>(device[1]), static_cast<int64_t>(src_rows.size()),
-                     src.row_bytes(), context_->stream()),
-      "CopyRows");
+  return context_->Submit<Op::kCopyRows, &cuda::CopyRows>(
+      src.data, static_cast<const int64_t*>(device[0]), dst.data,
+      static_cast<const int64_t*>(device[1]), rows, src.row_bytes());
 }
 
 // ---------------------------------------------------------------- positions, keys, attention
 
 absl::Status CudaBackend::Rope(TensorView q, absl::Span<const int32_t> positions) {
   SLIM_CHECK(static_cast<int64_t>(positions.size()) == q.rows && q.cols % shape_.head_dim == 0);
+  for (const int32_t position : positions) SLIM_CHECK(position >= 0 && position < max_positions_);
   if (q.rows == 0) return absl::OkStatus();
   void* device = nullptr;
+  SLIM_RETURN_IF_ERROR(context_->BeginOp(q.rows));
   SLIM_RETURN_IF_ERROR(context_->Upload({ArrayOf(positions)}, absl::MakeSpan(&device, 1)));
-  return context_->Check(
-      cuda::Rope(rope_, shape_.head_dim, static_cast<int>(q.cols / shape_.head_dim), q.data,
-                 ElementOf(q.dtype), q.rows, static_cast<const int32_t*>(device),
-                 context_->stream()),
-      "Rope");
+  return context_->Submit<Op::kRope, &cuda::Rope>(
+      rope_, shape_.head_dim, static_cast<int>(q.cols / shape_.head_dim), q.data,
+      ElementOf(q.dtype), q.rows, static_cast<const int32_t*>(device));
 }
 
 absl::Status CudaBackend::RopeAndStoreKv(TensorView k, TensorView v,
@@ -276,13 +296,12 @@ absl::Status CudaBackend::RopeAndStoreKv(TensorView k, TensorView v,
     slot_numbers_.push_back(slots[r].slot);
   }
   void* device[3] = {};
+  SLIM_RETURN_IF_ERROR(context_->BeginOp(k.rows));
   SLIM_RETURN_IF_ERROR(context_->Upload(
       {ArrayOf(positions), ArrayOf(slot_slabs_), ArrayOf(slot_numbers_)}, absl::MakeSpan(device)));
-  return context_->Check(
-      RopeStoreKv(rope_, shape_, Bf16Data(k), Bf16Data(v), k.rows,
-                  static_cast<const int32_t*>(device[0]), static_cast<void* const*>(device[1]),
-                  static_cast<const int32_t*>(device[2]), context_->stream()),
-      "RopeStoreKv");
+  return context_->Submit<Op::kStoreKv, &RopeStoreKv>(
+      rope_, shape_, Bf16Data(k), Bf16Data(v), k.rows, static_cast<const int32_t*>(device[0]),
+      static_cast<void* const*>(device[1]), static_cast<const int32_t*>(device[2]));
 }
 
 absl::Status CudaBackend::Attention(TensorView q, absl::Span<const int32_t> positions,
@@ -291,6 +310,13 @@ absl::Status CudaBackend::Attention(TensorView q, absl::Span<const int32_t> posi
              static_cast<int64_t>(positions.size()) >= q.rows && out.rows == q.rows);
   PlanAttention(shape_, positions, sequences, &plan_);
   if (plan_.tiles.empty() && plan_.rows.empty()) return absl::OkStatus();
+  SLIM_RETURN_IF_ERROR(context_->BeginOp(q.rows));
+  if (context_->deferring()) plan_.PadSplits();
+  SLIM_ASSIGN_OR_RETURN(
+      void* const partials,
+      partials_.Get(*context_, plan_.num_partials() *
+                                   DecodePartialFloats(shape_.num_heads, shape_.head_dim) *
+                                   static_cast<int64_t>(sizeof(float))));
   void* device[6] = {};
   SLIM_RETURN_IF_ERROR(
       context_->Upload({ArrayOf(positions), ArrayOf(plan_.slabs), ArrayOf(plan_.block_ids),
@@ -303,21 +329,15 @@ absl::Status CudaBackend::Attention(TensorView q, absl::Span<const int32_t> posi
   args.positions = static_cast<const int32_t*>(device[0]);
   args.slabs = static_cast<const void* const*>(device[1]);
   args.block_ids = static_cast<const int32_t*>(device[2]);
-  SLIM_RETURN_IF_ERROR(
-      context_->Check(AttentionPrefill(args, static_cast<const PrefillTile*>(device[3]),
-                                       static_cast<int>(plan_.tiles.size()), context_->stream()),
-                      "AttentionPrefill"));
+  if (!plan_.tiles.empty()) {
+    SLIM_RETURN_IF_ERROR((context_->Submit<Op::kAttentionPrefill, &AttentionPrefill>(
+        args, static_cast<const PrefillTile*>(device[3]), static_cast<int>(plan_.tiles.size()))));
+  }
   if (plan_.rows.empty()) return absl::OkStatus();
-  SLIM_ASSIGN_OR_RETURN(
-      void* const partials,
-      partials_.Get(*context_, plan_.num_partials() *
-                                   DecodePartialFloats(shape_.num_heads, shape_.head_dim) *
-                                   static_cast<int64_t>(sizeof(float))));
-  return context_->Check(
-      AttentionDecode(args, static_cast<const DecodeSplit*>(device[4]), plan_.num_partials(),
-                      static_cast<const DecodeRow*>(device[5]), static_cast<int>(plan_.rows.size()),
-                      static_cast<float*>(partials), context_->stream()),
-      "AttentionDecode");
+  return context_->Submit<Op::kAttentionDecode, &AttentionDecode>(
+      args, static_cast<const DecodeSplit*>(device[4]), plan_.num_partials(),
+      static_cast<const DecodeRow*>(device[5]), static_cast<int>(plan_.rows.size()),
+      static_cast<float*>(partials));
 }
 
 // ---------------------------------------------------------------- block scores
@@ -333,18 +353,17 @@ absl::Status CudaBackend::LaunchScores(ScoreKind kind, const ScoreArgs& args) {
                            : kind == ScoreKind::kMeanPool ? UnitScore::kMean
                            : kind == ScoreKind::kMaxPool  ? UnitScore::kMaxPool
                                                           : UnitScore::kMax;
-    return context_->Check(ScoreUnits(args, unit, static_cast<float*>(qbar), context_->stream()),
-                           "ScoreUnits");
+    return context_->Submit<Op::kScoreBlocks, &LaunchUnits>(&args, unit, static_cast<float*>(qbar));
   }
   const int64_t query_bytes = int64_t{args.blocks} * shape_.block_tokens * kFloat;
   const int64_t queries = int64_t{args.window} * shape_.num_heads;
-  const int64_t at_once = std::clamp<int64_t>(kScoreDotsBytes / query_bytes, 1, queries);
+  const int64_t at_once =
+      std::clamp<int64_t>(kScoreDotsBytes / query_bytes, 1, std::min(queries, kMaxGridY));
   SLIM_ASSIGN_OR_RETURN(void* const dots, score_dots_.Get(*context_, at_once * query_bytes));
   SLIM_ASSIGN_OR_RETURN(void* const results,
                         score_results_.Get(*context_, at_once * args.blocks * kFloat));
-  return context_->Check(ScoreWindow(args, static_cast<int>(at_once), static_cast<float*>(dots),
-                                     static_cast<float*>(results), context_->stream()),
-                         "ScoreWindow");
+  return context_->Submit<Op::kScoreBlocks, &LaunchWindow>(
+      &args, static_cast<int>(at_once), static_cast<float*>(dots), static_cast<float*>(results));
 }
 
 absl::Status CudaBackend::ScoreBlocks(const BlockScoreArgs& args, absl::Span<float> scores) {
@@ -352,6 +371,7 @@ absl::Status CudaBackend::ScoreBlocks(const BlockScoreArgs& args, absl::Span<flo
   SLIM_CHECK(args.queries.rows > 0 && args.num_heads == shape_.num_heads &&
              args.queries.cols == int64_t{shape_.num_heads} * shape_.head_dim);
   if (scores.empty()) return absl::OkStatus();
+  SLIM_RETURN_IF_ERROR(context_->BeginOp(CudaContext::kAtOnce));
   // The last array only makes room for the scores.
   const HostArray room{scores.data(), static_cast<int64_t>(scores.size() * sizeof(float))};
   void* device[4] = {};

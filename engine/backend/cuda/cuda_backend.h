@@ -1,7 +1,8 @@
 // The CUDA backend: bf16 weights and activations, float32 hidden states (so that adding up the
 // layers rounds nothing away), float32 accumulation everywhere, keys and values in bf16.
 //
-// Ops are ordered on one stream and return before they have run; CopyToHost and ScoreBlocks wait.
+// Ops are ordered on one stream and return before they have run, decode steps before they have been
+// launched (cuda_context.h); CopyToHost and ScoreBlocks wait.
 // A fault of the device is remembered and returned by every later call: Engine::Step fails, and the
 // server's health follows. What is computed for a row may differ in rounding with the number of
 // rows in the call (cuBLASLt chooses by shape); block scores may not. Needs compute capability 8.0.
@@ -49,6 +50,8 @@ class CudaBackend final : public Backend {
   absl::Status Attention(TensorView q, absl::Span<const int32_t> positions,
                          absl::Span<const AttentionSequence> sequences, TensorView out) override;
   absl::Status ScoreBlocks(const BlockScoreArgs& args, absl::Span<float> scores) override;
+  bool StartOpTimes() override;
+  absl::StatusOr<std::vector<OpTime>> TakeOpTimes() override { return context_->TakeOpTimes(); }
 
  private:
   CudaBackend() = default;

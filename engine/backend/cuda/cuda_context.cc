@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/backend/cuda/size_bucket.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 
@@ -14,25 +15,17 @@ namespace {
 constexpr int kRingSegments = 4;
 constexpr int64_t kRingSegmentBytes = int64_t{4} << 20;
 constexpr int kOldestCapability = 80;
+// Decode steps of a server; larger ones keep the device busy longer than launching takes.
+constexpr int64_t kMaxDeferredRows = 128;
+constexpr size_t kMaxPending = 16384;
+// Block tables of a step, all layers: 32 layers of 32 sequences of 512 blocks are 6 MiB.
+constexpr int64_t kArenaBytes = int64_t{16} << 20;
+// Batch sizes and context lengths that take turns.
+constexpr size_t kMaxGraphs = 64;
 
 int64_t RoundUp(int64_t bytes, int64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 }  // namespace
-
-absl::Status FromCuda(cudaError_t error, const char* call) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  const std::string text =
-      absl::StrCat(call, ": ", cudaGetErrorName(error), " (", cudaGetErrorString(error), ")");
-  if (error == cudaErrorMemoryAllocation) return absl::ResourceExhaustedError(text);
-  return absl::InternalError(text);
-}
-
-absl::Status FromCublas(cublasStatus_t status, const char* call) {
-  if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
-  const std::string text = absl::StrCat(call, ": ", cublasLtGetStatusName(status));
-  if (status == CUBLAS_STATUS_ALLOC_FAILED) return absl::ResourceExhaustedError(text);
-  return absl::InternalError(text);
-}
 
 absl::StatusOr<std::shared_ptr<CudaContext>> CudaContext::Create() {
   int devices = 0;
@@ -66,6 +59,8 @@ absl::StatusOr<std::shared_ptr<CudaContext>> CudaContext::Create() {
       FromCuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep),
                "cudaMemPoolSetAttribute"));
   SLIM_RETURN_IF_ERROR(context->CreateRing(kRingSegmentBytes));
+  context->graph_driver_ = std::make_unique<CudaGraphDriver>(context->stream_);
+  context->graphs_ = std::make_unique<GraphCache>(context->graph_driver_.get(), kMaxGraphs);
   return context;
 }
 
@@ -73,20 +68,28 @@ absl::StatusOr<std::shared_ptr<CudaContext>> CudaContext::Create() {
 CudaContext::~CudaContext() {
   if (stream_ == nullptr) return;
   (void)cudaStreamSynchronize(stream_);
+  graphs_.reset();
+  graph_driver_.reset();
+  timer_.reset();
+  for (int half = 0; half < 2; ++half) {
+    if (arena_copied_[half] != nullptr) (void)cudaEventDestroy(arena_copied_[half]);
+    (void)cudaFreeHost(arena_host_[half]);
+  }
+  (void)cudaFree(arena_device_);
   DestroyRing();
   (void)cudaStreamDestroy(stream_);
 }
 
 absl::Status CudaContext::CreateRing(int64_t segment_bytes) {
-  ring_ = RingCursor(kRingSegments, segment_bytes);
+  const RingCursor ring(kRingSegments, segment_bytes);
   void* host = nullptr;
   void* device = nullptr;
   SLIM_RETURN_IF_ERROR(
-      Check(cudaHostAlloc(&host, static_cast<size_t>(ring_.total_bytes()), cudaHostAllocDefault),
+      Check(cudaHostAlloc(&host, static_cast<size_t>(ring.total_bytes()), cudaHostAllocDefault),
             "cudaHostAlloc"));
   ring_host_ = static_cast<char*>(host);
   SLIM_RETURN_IF_ERROR(
-      Check(cudaMalloc(&device, static_cast<size_t>(ring_.total_bytes())), "cudaMalloc"));
+      Check(cudaMalloc(&device, static_cast<size_t>(ring.total_bytes())), "cudaMalloc"));
   ring_device_ = static_cast<char*>(device);
   for (int i = 0; i < kRingSegments; ++i) {
     cudaEvent_t event;
@@ -94,19 +97,109 @@ absl::Status CudaContext::CreateRing(int64_t segment_bytes) {
         Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate"));
     ring_events_.push_back(event);
   }
+  ring_ = ring;  // last: a ring that could not be made has no room, and the next upload tries again
   return absl::OkStatus();
 }
 
 void CudaContext::DestroyRing() {
   for (const cudaEvent_t event : ring_events_) (void)cudaEventDestroy(event);
   ring_events_.clear();
+  ring_ = RingCursor();
   (void)cudaFree(ring_device_);
   (void)cudaFreeHost(ring_host_);
   ring_device_ = ring_host_ = nullptr;
 }
 
+// ---------------------------------------------------------------- launches that are put off
+
+bool CudaContext::CreateArena() {
+  const auto bytes = static_cast<size_t>(kArenaBytes);
+  bool made = cudaMalloc(reinterpret_cast<void**>(&arena_device_), bytes) == cudaSuccess;
+  for (int half = 0; half < 2 && made; ++half) {
+    made = cudaHostAlloc(reinterpret_cast<void**>(&arena_host_[half]), bytes,
+                         cudaHostAllocDefault) == cudaSuccess &&
+           cudaEventCreateWithFlags(&arena_copied_[half], cudaEventDisableTiming) == cudaSuccess;
+  }
+  if (!made) (void)cudaGetLastError();  // what there is goes with the context
+  return made;
+}
+
+absl::Status CudaContext::BeginOp(int64_t rows) {
+  SLIM_RETURN_IF_ERROR(health());
+  deferring_ = can_defer_ && timer_ == nullptr && rows <= kMaxDeferredRows;
+  if (!deferring_ || pending_.size() >= kMaxPending) SLIM_RETURN_IF_ERROR(Flush());
+  if (!deferring_) return absl::OkStatus();
+  if (arena_device_ == nullptr && !CreateArena()) {
+    can_defer_ = deferring_ = false;
+    return absl::OkStatus();
+  }
+  if (pending_.empty() && arena_used_ > 0) {
+    arena_half_ = 1 - arena_half_;
+    arena_used_ = arena_sent_ = 0;
+    return Check(cudaEventSynchronize(arena_copied_[arena_half_]), "cudaEventSynchronize");
+  }
+  return absl::OkStatus();
+}
+
+bool CudaContext::PlaceInArena(absl::Span<const HostArray> arrays, absl::Span<void*> device) {
+  const auto room = [](const HostArray& array) {
+    return 16 * SizeBucket(RoundUp(array.bytes, 16) / 16);
+  };
+  int64_t end = arena_used_;
+  for (const HostArray& array : arrays) end += room(array);
+  if (end > kArenaBytes) return false;
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    if (arrays[i].bytes > 0) {
+      std::memcpy(arena_host_[arena_half_] + arena_used_, arrays[i].data,
+                  static_cast<size_t>(arrays[i].bytes));
+    }
+    device[i] = arena_device_ + arena_used_;
+    arena_used_ += room(arrays[i]);
+  }
+  return true;
+}
+
+absl::Status CudaContext::Flush() {
+  if (pending_.empty()) return absl::OkStatus();
+  absl::Status status;
+  if (arena_used_ > arena_sent_) {
+    status = FromCuda(
+        cudaMemcpyAsync(arena_device_ + arena_sent_, arena_host_[arena_half_] + arena_sent_,
+                        static_cast<size_t>(arena_used_ - arena_sent_), cudaMemcpyHostToDevice,
+                        stream_),
+        "cudaMemcpyAsync");
+    // The half stays in use until the next op begins: its places are distinct until then.
+    arena_sent_ = arena_used_;
+    if (status.ok()) {
+      status = FromCuda(cudaEventRecord(arena_copied_[arena_half_], stream_), "cudaEventRecord");
+    }
+  }
+  if (status.ok()) status = graphs_->Run(pending_);
+  pending_.Clear();
+  return Remember(status);
+}
+
+void CudaContext::ForbidDeferring() {
+  (void)Flush();  // remembered
+  can_defer_ = deferring_ = false;
+}
+
+void CudaContext::StartOpTimes() {
+  (void)Flush();  // remembered
+  timer_ = std::make_unique<OpTimer>(stream_);
+}
+
+absl::StatusOr<std::vector<OpTime>> CudaContext::TakeOpTimes() {
+  if (timer_ == nullptr) return std::vector<OpTime>();
+  const std::unique_ptr<OpTimer> timer = std::move(timer_);
+  return timer->Take();
+}
+
+// ---------------------------------------------------------------- memory
+
 absl::StatusOr<Buffer> CudaContext::Allocate(int64_t bytes) {
   SLIM_RETURN_IF_ERROR(health());
+  SLIM_RETURN_IF_ERROR(Flush());
   if (bytes < 0) {
     return absl::InvalidArgumentError(absl::StrCat(bytes, " bytes of device memory asked for"));
   }
@@ -122,6 +215,7 @@ absl::StatusOr<Buffer> CudaContext::Allocate(int64_t bytes) {
   }
   SLIM_RETURN_IF_ERROR(Check(error, "cudaMallocAsync"));
   Buffer buffer(data, bytes, [context = shared_from_this()](void* memory) {
+    (void)context->Flush();  // it may use the memory
     (void)context->Check(cudaFreeAsync(memory, context->stream_), "cudaFreeAsync");
   });
   SLIM_RETURN_IF_ERROR(Check(cudaMemsetAsync(data, 0, size, stream_), "cudaMemsetAsync"));
@@ -130,8 +224,11 @@ absl::StatusOr<Buffer> CudaContext::Allocate(int64_t bytes) {
 
 absl::Status CudaContext::Check(cudaError_t error, const char* call) {
   if (error == cudaSuccess) return absl::OkStatus();
-  const absl::Status status = FromCuda(error, call);
-  if (!absl::IsResourceExhausted(status)) RememberFailure(status);
+  return Remember(FromCuda(error, call));
+}
+
+absl::Status CudaContext::Remember(const absl::Status& status) {
+  if (!status.ok() && !absl::IsResourceExhausted(status)) RememberFailure(status);
   return status;
 }
 
@@ -146,12 +243,24 @@ absl::Status CudaContext::health() const {
 }
 
 absl::Status CudaContext::Synchronize() {
+  SLIM_RETURN_IF_ERROR(Flush());
   return Check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+absl::Status CudaContext::ReleaseUnused() {
+  SLIM_RETURN_IF_ERROR(Synchronize());
+  cudaMemPool_t pool;
+  SLIM_RETURN_IF_ERROR(Check(cudaDeviceGetDefaultMemPool(&pool, 0), "cudaDeviceGetDefaultMemPool"));
+  return Check(cudaMemPoolTrimTo(pool, 0), "cudaMemPoolTrimTo");
 }
 
 absl::Status CudaContext::Upload(absl::Span<const HostArray> arrays, absl::Span<void*> device) {
   SLIM_CHECK(arrays.size() == device.size());
-  SLIM_RETURN_IF_ERROR(health());
+  if (deferring_) {
+    if (PlaceInArena(arrays, device)) return absl::OkStatus();
+    SLIM_RETURN_IF_ERROR(Flush());
+    deferring_ = false;  // for this op
+  }
   int64_t bytes = 0;
   for (const HostArray& array : arrays) bytes += RoundUp(array.bytes, 16);
   if (bytes > ring_.segment_bytes()) {

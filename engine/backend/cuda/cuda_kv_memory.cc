@@ -17,7 +17,12 @@ class DeviceSlabs final : public SlabMemory {
   static absl::StatusOr<std::unique_ptr<SlabMemory>> Create(std::shared_ptr<CudaContext> context,
                                                             int64_t bytes) {
     void* base = nullptr;
-    const cudaError_t error = cudaMalloc(&base, static_cast<size_t>(bytes));
+    cudaError_t error = cudaMalloc(&base, static_cast<size_t>(bytes));
+    if (error == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();  // not sticky
+      SLIM_RETURN_IF_ERROR(context->ReleaseUnused());
+      error = cudaMalloc(&base, static_cast<size_t>(bytes));
+    }
     if (error == cudaErrorMemoryAllocation) {
       (void)cudaGetLastError();  // not sticky
       return absl::ResourceExhaustedError(absl::StrCat(
@@ -29,12 +34,15 @@ class DeviceSlabs final : public SlabMemory {
     slabs->Fill(base, 0, bytes);
     return std::unique_ptr<SlabMemory>(std::move(slabs));
   }
-  // Waits for what uses the memory.
-  ~DeviceSlabs() override { (void)context_->Check(cudaFree(base_), "cudaFree"); }
+  ~DeviceSlabs() override {
+    (void)context_->Synchronize();  // what uses the memory, put off or under way
+    (void)context_->Check(cudaFree(base_), "cudaFree");
+  }
 
   char* base() const override { return base_; }
   bool host_readable() const override { return false; }
   void Fill(void* data, unsigned char value, int64_t bytes) override {
+    (void)context_->Flush();  // its failure is remembered, as the next one's
     (void)context_->Check(
         cudaMemsetAsync(data, value, static_cast<size_t>(bytes), context_->stream()),
         "cudaMemsetAsync");
@@ -158,6 +166,8 @@ absl::StatusOr<KvMemories> CreateCudaKvMemories(std::shared_ptr<CudaContext> con
   SLIM_ASSIGN_OR_RETURN(memories.device,
                         DeviceSlabs::Create(context, sizes.stride_bytes * sizes.device_slabs));
   if (sizes.host_slabs == 0) return memories;
+  // A copy waits for the work that the compute stream has been given, so none may be put off.
+  context->ForbidDeferring();
   SLIM_ASSIGN_OR_RETURN(
       memories.host, CreatePinnedSlabs(sizes.stride_bytes, sizes.host_slabs, AvailableMemoryBytes(),
                                        CudaPinCalls(context)));

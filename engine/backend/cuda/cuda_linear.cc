@@ -1,6 +1,8 @@
 #include "engine/backend/cuda/cuda_linear.h"
 
 #include <algorithm>
+#include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -36,6 +38,15 @@ absl::StatusOr<std::unique_ptr<CudaWeight>> CudaWeight::Create(const HostTensor&
   weight->dtype_ = tensor.dtype;
   SLIM_ASSIGN_OR_RETURN(weight->data_, context.Allocate(tensor.rows * tensor.cols *
                                                         static_cast<int64_t>(sizeof(Bf16))));
+  if (tensor.random_deviation > 0) {
+    // By name, so that matrices differ and runs do not.
+    const uint64_t seed = std::hash<std::string>()(tensor.name);
+    SLIM_RETURN_IF_ERROR(context.BeginOp(CudaContext::kAtOnce));
+    SLIM_RETURN_IF_ERROR((context.Submit<Op::kRandom, &FillRandom>(
+        tensor.random_deviation, seed, tensor.rows * tensor.cols,
+        static_cast<Bf16*>(weight->data_.data()))));
+    return weight;
+  }
   const int64_t chunk_rows = std::max<int64_t>(1, kUploadElements / tensor.cols);
   std::vector<float> row(tensor.cols);
   std::vector<Bf16> chunk(std::min(chunk_rows, tensor.rows) * tensor.cols);
@@ -136,6 +147,7 @@ absl::StatusOr<const CudaMatmul::Plan*> CudaMatmul::PlanFor(const Shape& shape) 
   const auto found = plans_.find(shape);
   if (found != plans_.end()) return &found->second;
   if (plans_.size() >= kMaxPlans) {
+    SLIM_RETURN_IF_ERROR(context_->Flush());  // what was put off uses them
     for (auto& [old_shape, old_plan] : plans_) DestroyPlan(&old_plan);
     plans_.clear();
   }
@@ -145,6 +157,7 @@ absl::StatusOr<const CudaMatmul::Plan*> CudaMatmul::PlanFor(const Shape& shape) 
     DestroyPlan(&plan);
     return status;
   }
+  plan.number = ++plans_made_;
   return &plans_.emplace(shape, plan).first->second;
 }
 
@@ -152,14 +165,17 @@ absl::Status CudaMatmul::Run(const Bf16* x, int64_t rows, const CudaWeight& weig
                              Element type, bool accumulate) {
   SLIM_ASSIGN_OR_RETURN(const Plan* const plan,
                         PlanFor({rows, weight.outputs(), weight.inputs(), type}));
+  return context_->Submit<Op::kMatmul, &CudaMatmul::Launch>(
+      static_cast<const CudaMatmul*>(this), plan, plan->number, weight.data(), x, out, accumulate);
+}
+
+cublasStatus_t CudaMatmul::Launch(const CudaMatmul* matmul, const Plan* plan, uint64_t plan_number,
+                                  const Bf16* weight, const Bf16* x, void* out, bool accumulate,
+                                  cudaStream_t stream) {
   const float alpha = 1.0f, beta = accumulate ? 1.0f : 0.0f;
-  const absl::Status status = FromCublas(
-      cublasLtMatmul(handle_, operation_, &alpha, weight.data(), plan->weight, x, plan->x, &beta,
-                     out, plan->out, out, plan->out, &plan->algorithm, workspace_.data(),
-                     static_cast<size_t>(kWorkspaceBytes), context_->stream()),
-      "cublasLtMatmul");
-  if (!status.ok()) context_->RememberFailure(status);
-  return status;
+  return cublasLtMatmul(matmul->handle_, matmul->operation_, &alpha, weight, plan->weight, x,
+                        plan->x, &beta, out, plan->out, out, plan->out, &plan->algorithm,
+                        matmul->workspace_.data(), static_cast<size_t>(kWorkspaceBytes), stream);
 }
 
 }  // namespace slim::cuda

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "absl/container/flat_hash_map.h"
+#include "absl/container/node_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
@@ -21,7 +21,8 @@ namespace slim::cuda {
 // A weight in bf16, row-major [outputs, inputs], whatever its type in the file was.
 class CudaWeight final : public LinearWeight {
  public:
-  // INVALID_ARGUMENT as Backend::PrepareLinear; RESOURCE_EXHAUSTED. Dequantises on the host.
+  // INVALID_ARGUMENT as Backend::PrepareLinear; RESOURCE_EXHAUSTED. Dequantises on the host; where
+  // any numbers will do, draws them on the device.
   static absl::StatusOr<std::unique_ptr<CudaWeight>> Create(const HostTensor& tensor,
                                                             CudaContext& context);
   int64_t outputs() const override { return outputs_; }
@@ -67,18 +68,24 @@ class CudaMatmul {
   struct Plan {
     cublasLtMatrixLayout_t weight = nullptr, x = nullptr, out = nullptr;
     cublasLtMatmulAlgo_t algorithm;
+    uint64_t number = 0;  // never used again, where an address may be
   };
 
   explicit CudaMatmul(CudaContext* context) : context_(context) {}
   absl::StatusOr<const Plan*> PlanFor(const Shape& shape);
   absl::Status BuildPlan(const Shape& shape, Plan* plan);
   static void DestroyPlan(Plan* plan);
+  // The plan's number only tells launches apart that are put off.
+  static cublasStatus_t Launch(const CudaMatmul* matmul, const Plan* plan, uint64_t plan_number,
+                               const Bf16* weight, const Bf16* x, void* out, bool accumulate,
+                               cudaStream_t stream);
 
   CudaContext* const context_;
   cublasLtHandle_t handle_ = nullptr;
   cublasLtMatmulDesc_t operation_ = nullptr;
   Buffer workspace_;
-  absl::flat_hash_map<Shape, Plan> plans_;
+  uint64_t plans_made_ = 0;
+  absl::node_hash_map<Shape, Plan> plans_;  // plans stay where they are
 };
 
 }  // namespace slim::cuda

@@ -3,6 +3,7 @@
 
 #include "engine/backend/cuda/device_math.cuh"
 #include "engine/backend/cuda/kernels.h"
+#include "engine/backend/cuda/random_arith.h"
 
 namespace slim::cuda {
 namespace {
@@ -39,6 +40,13 @@ __global__ void ConvertKernel(const float* x, int64_t count, Bf16* out) {
   }
 }
 
+__global__ void RandomKernel(float largest, uint64_t seed, int64_t count, Bf16* out) {
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += stride) {
+    out[i] = ToBf16(largest * RandomFraction(seed, static_cast<uint64_t>(i)));
+  }
+}
+
 template <typename T>
 __global__ void BiasKernel(const float* bias, bool accumulate, int64_t cols, T* out) {
   T* row = out + int64_t{blockIdx.x} * cols;
@@ -60,6 +68,13 @@ cudaError_t SwiGlu(const Bf16* gate, const Bf16* up, int64_t count, Bf16* out,
   if (count % 2 != 0) {
     SwiGluLastKernel<<<1, 1, 0, stream>>>(gate + count - 1, up + count - 1, out + count - 1);
   }
+  return cudaGetLastError();
+}
+
+cudaError_t FillRandom(float deviation, uint64_t seed, int64_t count, Bf16* out,
+                       cudaStream_t stream) {
+  RandomKernel<<<GridFor(count), kThreads, 0, stream>>>(kLargestOfDeviation * deviation, seed,
+                                                        count, out);
   return cudaGetLastError();
 }
 

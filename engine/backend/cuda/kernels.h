@@ -25,6 +25,10 @@ cudaError_t RmsNorm(const float* x, const float* weight, float eps, int64_t rows
 // out[i] = gate[i] / (1 + exp(-gate[i])) * up[i].
 cudaError_t SwiGlu(const Bf16* gate, const Bf16* up, int64_t count, Bf16* out, cudaStream_t stream);
 
+// out[i] = number i of sequence `seed`, evenly spread around zero with this standard deviation.
+cudaError_t FillRandom(float deviation, uint64_t seed, int64_t count, Bf16* out,
+                       cudaStream_t stream);
+
 cudaError_t ConvertToBf16(const float* x, int64_t count, Bf16* out, cudaStream_t stream);
 
 // out[r, i] = bias[i], or += bias[i] with `accumulate`; out [rows, cols].
@@ -42,8 +46,8 @@ cudaError_t CopyRows(const void* src, const int64_t* src_rows, void* dst, const 
 // angles [max_positions, rotary_dims / 2, 2]: cosine, sine. Device array.
 struct RopeTable {
   const float* angles = nullptr;
-  int rotary_dims = 0;
-  bool neighbouring_pairs = true;
+  int32_t rotary_dims = 0;
+  int32_t neighbouring_pairs = 1;  // or 0; no padding, see CommandList
 };
 
 // Rotates x [rows, heads * head_dim] in place; positions [rows] is a device array.

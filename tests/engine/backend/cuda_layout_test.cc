@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/backend/cuda/mma_layout.h"
+#include "engine/backend/cuda/random_arith.h"
 #include "engine/backend/cuda/ring_cursor.h"
 #include "engine/backend/cuda/rope_arith.h"
 #include "tests/engine/backend/op_fixtures.h"
@@ -227,6 +228,24 @@ TEST(CudaRopeArithTest, EveryChannelBelongsToItsPair) {
   }
   EXPECT_FLOAT_EQ(RotatedFirst(3, 4, 0.6f, 0.8f), 3 * 0.6f - 4 * 0.8f);
   EXPECT_FLOAT_EQ(RotatedSecond(3, 4, 0.6f, 0.8f), 3 * 0.8f + 4 * 0.6f);
+}
+
+TEST(CudaRandomArithTest, NumbersHaveTheDeviationAndAreNotAlike) {
+  const int count = 100000;
+  double sum = 0, squares = 0, neighbours = 0;
+  float last = 0;
+  for (int i = 0; i < count; ++i) {
+    const float x = kLargestOfDeviation * RandomFraction(7, static_cast<uint64_t>(i));
+    ASSERT_LE(std::fabs(x), kLargestOfDeviation);
+    sum += x;
+    squares += double{x} * x;
+    neighbours += double{x} * last;
+    last = x;
+  }
+  EXPECT_NEAR(sum / count, 0, 0.02);
+  EXPECT_NEAR(squares / count, 1, 0.02);
+  EXPECT_NEAR(neighbours / count, 0, 0.02);
+  EXPECT_NE(RandomFraction(7, 0), RandomFraction(8, 0));
 }
 
 TEST(CudaRingCursorTest, PiecesStayInsideTheirSegmentAndSegmentsTakeTurns) {

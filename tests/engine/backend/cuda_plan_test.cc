@@ -94,6 +94,27 @@ TEST(CudaAttentionPlanTest, CoversPackedSequencesWithGaps) {
   }
 }
 
+// Empty runs keep the number of thread blocks the same while a context grows, and change no result.
+TEST(CudaAttentionPlanTest, PaddingAddsEmptyRunsBehindTheOthers) {
+  const KvLayout layout = SmallLayout(64, 2);
+  const HeadShape shape{64, 4, 2, 64};
+  PagedKv kv(layout, BlockRange(100));
+  AttentionPlan plan;
+  size_t last = 0;
+  int changes = 0;
+  for (int32_t position = 64 * 64; position < 100 * 64; position += 64) {
+    PlanAttention(shape, {position}, {SequenceOf(kv, 0, 1)}, &plan);
+    const size_t used = plan.splits.size();
+    plan.PadSplits();
+    ASSERT_GE(plan.splits.size(), used);
+    EXPECT_EQ(plan.rows[0].num_partials, static_cast<int32_t>(used));
+    for (size_t i = used; i < plan.splits.size(); ++i) EXPECT_EQ(plan.splits[i].num_slabs, 0);
+    changes += last != plan.splits.size();
+    last = plan.splits.size();
+  }
+  EXPECT_LE(changes, 3);
+}
+
 // The kernels' order of operations, played on the host, against the CPU backend to the last bit.
 TEST(CudaScoreArithTest, WindowScoresHaveTheBitsOfTheCpuBackend) {
   const KvLayout layout = SmallLayout(32);

@@ -120,6 +120,30 @@ TEST_P(DeviceConformanceTest, EmbedAndCopyRowsMoveRows) {
   }
 }
 
+// Weights of which only the spread matters: products of ones are sums of what was drawn or read.
+TEST_P(DeviceConformanceTest, WeightsForMeasuringSpeedHaveTheirDeviation) {
+  const int64_t inputs = 256, outputs = 512;
+  std::vector<uint16_t> values;
+  for (const float v : RandomFloats(inputs * outputs, 9, 0.05f)) values.push_back(F32ToBF16(v));
+  HostTensor tensor;
+  tensor.name = "blk.0.any";
+  tensor.dtype = DType::kBF16;
+  tensor.rows = outputs;
+  tensor.cols = inputs;
+  tensor.data = values.data();
+  tensor.random_deviation = 0.05f;
+  auto weight = backend_->PrepareLinear(tensor);
+  ASSERT_TRUE(weight.ok());
+  std::vector<float> x(inputs, 1.0f), out(outputs, 0.0f);
+  LinearInput input;
+  input.x = ViewOf(x, 1);
+  ASSERT_TRUE(
+      backend_->Linear(input, {LinearOutput{weight->get(), ViewOf(out, 1), false, nullptr}}).ok());
+  double squares = 0;
+  for (const float v : out) squares += double{v} * v;
+  EXPECT_NEAR(std::sqrt(squares / outputs), 0.05 * std::sqrt(double{inputs}), 0.1);
+}
+
 TEST_P(DeviceConformanceTest, RefusesWhatItCannotHold) {
   TestTensor w = RandomTensor(DType::kQ4_0, 4, 64, 1);
   w.tensor.cols = 48;
