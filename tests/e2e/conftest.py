@@ -40,9 +40,10 @@ class Server:
             [BUILD / "bin" / "sliminfer-server", "--model", model, "--listen", "127.0.0.1:0",
              "--http_listen", "127.0.0.1:0", "--port_file", ports, *flags],
             stderr=open(self.log_path, "w"))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not (ports.exists() and "http=" in ports.read_text()):
             if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.kill()
                 raise RuntimeError(f"server did not start:\n{self.log_path.read_text()}")
             time.sleep(0.02)
         found = dict(line.split("=", 1) for line in ports.read_text().split())
@@ -54,7 +55,7 @@ class Server:
 
     def get(self, path):
         try:
-            with urllib.request.urlopen(f"http://{self.http}{path}", timeout=10) as reply:
+            with urllib.request.urlopen(f"http://{self.http}{path}", timeout=60) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -77,7 +78,7 @@ class Server:
     def used_pages(self):
         return self.metric("kv_cache_blocks", tier="device", state="used")
 
-    def wait_until(self, condition, what, seconds=20):
+    def wait_until(self, condition, what, seconds=90):
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"waited {seconds} s for: {what}"
@@ -87,7 +88,10 @@ class Server:
         self.channel.close()
         if self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(timeout=60)
+            try:
+                self.process.wait(timeout=60)
+            finally:
+                self.process.kill()
         self._work.cleanup()
 
 
@@ -103,6 +107,19 @@ def server():
                      "--max_queued_requests", "96", "--max_streams_per_connection", "200")
     yield running
     running.stop()
+
+
+@pytest.fixture
+def start():
+    """Starts servers that are stopped after the test."""
+    running = []
+
+    def make(*flags, **options):
+        running.append(Server(*flags, **options))
+        return running[-1]
+    yield make
+    for server in running:
+        server.stop()
 
 
 def endless(**fields):

@@ -142,12 +142,15 @@ def test_a_message_over_the_limit_is_refused_by_the_library(server):
     assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_truncation_keeps_what_the_policy_says(server):
+def test_truncation_fits_the_prompt_into_the_context(server):
     message = request(long_text(12000), max_tokens=2)
+    message.response.progress = True
     for policy in (pb.TRUNCATE_LEFT, pb.TRUNCATE_MIDDLE):
         message.overflow = policy
-        done = server.inference.GenerateUnary(message).finished
-        assert 8000 < done.usage.prompt_tokens < 8192
+        stream = server.inference.Generate(message)
+        assert 8000 < next(stream).accepted.prompt_tokens < 8192
+        assert next(stream).WhichOneof("event") != "accepted"  # the engine takes it
+        stream.cancel()
 
 
 def test_garbage_bytes_and_unknown_methods(server):

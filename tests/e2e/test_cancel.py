@@ -5,7 +5,7 @@ import time
 
 import grpc
 import pytest
-from conftest import Server, long_text, pb, reason, request
+from conftest import long_text, pb, reason, request
 from sliminfer.v1 import control_pb2 as cpb
 
 
@@ -43,28 +43,25 @@ def test_cancel_in_decode_returns_every_page(server):
     assert server.control.GetLoad(cpb.GetLoadRequest()).running_requests == 0
 
 
-def test_cancel_while_queued():
-    narrow = Server("--max_running", "1")
-    try:
-        running = request(max_tokens=4000)
-        running.stopping.ignore_eos = True
-        first = narrow.inference.Generate(running)
-        assert next(first).WhichOneof("event") == "accepted"
-        second = narrow.inference.Generate(request(max_tokens=4))
-        assert next(second).accepted.queue_position == 0
-        narrow.wait_until(lambda: narrow.metric("num_requests_waiting") == 1, "one waits")
-        second.cancel()
-        narrow.wait_until(lambda: narrow.metric("num_requests_waiting") == 0, "nobody waits")
-        # The running stream is not touched.
-        assert next(first) is not None
-        first.cancel()
-        narrow.wait_until(lambda: narrow.used_pages() == 0, "all pages free")
-    finally:
-        narrow.stop()
+def test_cancel_while_queued(start):
+    narrow = start("--max_running", "1", "--max_queue_wait", "10m")
+    running = request(max_tokens=4000)
+    running.stopping.ignore_eos = True
+    first = narrow.inference.Generate(running)
+    assert next(first).WhichOneof("event") == "accepted"
+    second = narrow.inference.Generate(request(max_tokens=4))
+    assert next(second).accepted.queue_position == 0
+    narrow.wait_until(lambda: narrow.metric("num_requests_waiting") == 1, "one waits")
+    second.cancel()
+    narrow.wait_until(lambda: narrow.metric("num_requests_waiting") == 0, "nobody waits")
+    # The running stream is not touched.
+    assert next(first) is not None
+    first.cancel()
+    narrow.wait_until(lambda: narrow.used_pages() == 0, "all pages free")
 
 
 def test_cancelled_neighbours_change_no_answer(server):
-    message = request(long_text(200), max_tokens=60)
+    message = request(long_text(200), max_tokens=40)
     alone = server.inference.GenerateUnary(message).text
     stop = threading.Event()
 
@@ -73,18 +70,22 @@ def test_cancelled_neighbours_change_no_answer(server):
             other = server.inference.Generate(request(long_text(160), max_tokens=50))
             next(other)
             other.cancel()
+            time.sleep(0.01)  # or the cancels alone keep the machine busy
 
+    before = server.metric("request_cancellations_total") or 0
     threads = [threading.Thread(target=disturb) for _ in range(4)]
     for thread in threads:
         thread.start()
     try:
-        for _ in range(3):
+        for _ in range(2):
             assert server.inference.GenerateUnary(message).text == alone
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     server.wait_until(lambda: server.used_pages() == 0, "all pages free")
+    server.wait_until(lambda: server.metric("request_cancellations_total") >= before + 4,
+                      "there were cancels")
 
 
 def test_abort_by_id(server):
@@ -124,23 +125,23 @@ def test_deadlines_in_decode_in_prefill_and_at_once(server, words, tokens, secon
     server.wait_until(lambda: server.used_pages() == 0, "all pages free")
 
 
-def test_a_full_queue_says_when_to_come_back():
-    narrow = Server("--max_running", "1", "--max_queued_requests", "2")
-    try:
-        message = request(max_tokens=4000)
-        message.stopping.ignore_eos = True
-        streams = [narrow.inference.Generate(message) for _ in range(3)]
-        for stream in streams:
-            next(stream)
-        with pytest.raises(grpc.RpcError) as error:
-            list(narrow.inference.Generate(message))
-        assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert reason(error.value) == "OVERLOAD"
-        assert int(dict(error.value.trailing_metadata())["retry-after-ms"]) > 0
-        for stream in streams:
-            stream.cancel()
-    finally:
-        narrow.stop()
+def test_a_full_queue_says_when_to_come_back(start):
+    narrow = start("--max_running", "1", "--max_queued_requests", "2", "--max_queue_wait", "10m")
+    message = request(max_tokens=4000)
+    message.stopping.ignore_eos = True
+    streams = [narrow.inference.Generate(message)]
+    # The first leaves the queue before the two that fill it come.
+    narrow.wait_until(lambda: narrow.metric("num_requests_running") == 1, "one runs")
+    streams += [narrow.inference.Generate(message) for _ in range(2)]
+    for stream in streams:
+        next(stream)
+    with pytest.raises(grpc.RpcError) as error:
+        list(narrow.inference.Generate(message))
+    assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert reason(error.value) == "OVERLOAD"
+    assert int(dict(error.value.trailing_metadata())["retry-after-ms"]) > 0
+    for stream in streams:
+        stream.cancel()
 
 
 def test_a_slow_reader_does_not_slow_the_others(server):

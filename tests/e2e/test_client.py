@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 
 import pytest
 from conftest import BUILD, MODEL, endless, long_text
@@ -19,7 +18,7 @@ BENCH = BUILD / "bin" / "sliminfer-bench"
 def run(server):
     def call(*arguments, stdin="", address=None):
         return subprocess.run([CLIENT, "--address", address or server.address, *arguments],
-                              input=stdin, capture_output=True, text=True, timeout=60)
+                              input=stdin, capture_output=True, text=True, timeout=180)
     return call
 
 
@@ -132,11 +131,9 @@ def test_nobody_at_the_address(run):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    begin = time.monotonic()
-    done = run("--timeout", "5", "generate", "x", address=address)
-    assert done.returncode == 24
+    done = run("--timeout", "60", "generate", "x", address=address)
+    assert done.returncode == 24  # not 14: it does not wait for the deadline
     assert address in done.stderr and "no server answers" in done.stderr
-    assert time.monotonic() - begin < 10
 
 
 def test_ctrl_c_stops_the_request_on_the_server_too(server):
@@ -145,7 +142,7 @@ def test_ctrl_c_stops_the_request_on_the_server_too(server):
          "--ignore_eos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert os.read(client.stdout.fileno(), 1)
     client.send_signal(signal.SIGINT)
-    client.communicate(timeout=10)
+    client.communicate(timeout=60)
     assert client.returncode == 130
     server.wait_until(lambda: server.used_pages() == 0, "all pages free")
 
@@ -156,7 +153,7 @@ def test_a_closed_pipe_stops_the_request(server):
          "--ignore_eos"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert os.read(client.stdout.fileno(), 1)
     client.stdout.close()
-    assert client.wait(timeout=20) != 0
+    assert client.wait(timeout=60) != 0
     server.wait_until(lambda: server.used_pages() == 0, "all pages free")
 
 
@@ -165,7 +162,7 @@ def test_bench_serve(server, tmp_path):
     done = subprocess.run(
         [BENCH, "--json", str(out), "serve", "--address", server.address, "--rates", "4",
          "--duration", "2", "--mix", "32:1", "--max_new_tokens", "4"],
-        capture_output=True, text=True, timeout=120)
+        capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     assert result["machine"]["isa"] and result["machine"]["threads"] > 0
@@ -184,7 +181,7 @@ def test_bench_prefill_and_decode(tmp_path):
             (("decode", "--contexts", "16", "--streams", "1", "--max_new_tokens", "8"),
              ("context", "streams", "tokens_per_second", "seconds_per_token_median"))):
         done = subprocess.run([BENCH, "--json", str(out), *arguments, "--model", str(MODEL)],
-                              capture_output=True, text=True, timeout=120)
+                              capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         row = json.loads(out.read_text())["rows"][0]
         assert all(row[name] > 0 for name in fields), row

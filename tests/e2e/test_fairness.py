@@ -72,7 +72,7 @@ def test_short_requests_and_running_streams_during_an_8000_token_prefill(server)
 
 def test_two_long_prompts_share(server):
     """The one that came second does not wait for the first to end."""
-    message = long_prompt(server, 4000)
+    message = long_prompt(server, 2500)
     progress = {}
 
     def run(name):

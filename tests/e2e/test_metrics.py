@@ -87,36 +87,33 @@ def test_every_series_names_the_model_and_no_client(busy):
             assert not re.search(r"\b(request_id|peer|client|user)=", line), line
 
 
-def test_counts_add_up():
-    server = Server("--prefix_cache_bytes", "0", "--pruning", "off")
-    try:
-        total = sum(server.metric("kv_cache_blocks", tier="device", state=state)
-                    for state in ("used", "free", "cached", "in_flight"))
-        prompts = tokens = 0
-        for i in range(5):
-            done = server.inference.GenerateUnary(request(long_text(40 + 8 * i), 3 + i)).finished
-            prompts += done.usage.prompt_tokens
-            tokens += done.usage.completion_tokens
-        server.wait_until(lambda: server.metric("e2e_request_latency_seconds_count") == 5, "5 done")
-        assert server.metric("prompt_tokens_total") == prompts
-        assert server.metric("generation_tokens_total") == tokens
-        assert server.metric("time_to_first_token_seconds_count") == 5
-        assert server.metric("inter_token_latency_seconds_count") == tokens - 5
-        assert server.metric("request_success_total") == 5
-        server.wait_until(lambda: server.metric(
-            "requests_total", grpc_method="sliminfer.v1.Inference/GenerateUnary",
-            grpc_code="OK") == 5, "5 calls")
-        assert server.metric("prefill_tokens_total", outcome="pruned") == 0
-        assert server.metric("prompt_kv_bytes_total", kind="stored") == \
-            server.metric("prompt_kv_bytes_total", kind="full_equivalent")
-        with pytest.raises(grpc.RpcError):
-            server.inference.GenerateUnary(request("", max_tokens=4))
-        assert server.metric("admission_rejections_total") == 1
-        assert sum(server.metric("kv_cache_blocks", tier="device", state=state)
-                   for state in ("used", "free", "cached", "in_flight")) == total
-        assert server.used_pages() == 0
-    finally:
-        server.stop()
+def test_counts_add_up(start):
+    server = start("--prefix_cache_bytes", "0", "--pruning", "off")
+    total = sum(server.metric("kv_cache_blocks", tier="device", state=state)
+                for state in ("used", "free", "cached", "in_flight"))
+    prompts = tokens = 0
+    for i in range(5):
+        done = server.inference.GenerateUnary(request(long_text(40 + 8 * i), 3 + i)).finished
+        prompts += done.usage.prompt_tokens
+        tokens += done.usage.completion_tokens
+    server.wait_until(lambda: server.metric("e2e_request_latency_seconds_count") == 5, "5 done")
+    assert server.metric("prompt_tokens_total") == prompts
+    assert server.metric("generation_tokens_total") == tokens
+    assert server.metric("time_to_first_token_seconds_count") == 5
+    assert server.metric("inter_token_latency_seconds_count") == tokens - 5
+    assert server.metric("request_success_total") == 5
+    server.wait_until(lambda: server.metric(
+        "requests_total", grpc_method="sliminfer.v1.Inference/GenerateUnary",
+        grpc_code="OK") == 5, "5 calls")
+    assert server.metric("prefill_tokens_total", outcome="pruned") == 0
+    assert server.metric("prompt_kv_bytes_total", kind="stored") == \
+        server.metric("prompt_kv_bytes_total", kind="full_equivalent")
+    with pytest.raises(grpc.RpcError):
+        server.inference.GenerateUnary(request("", max_tokens=4))
+    server.wait_until(lambda: server.metric("admission_rejections_total") == 1, "one refusal")
+    server.wait_until(lambda: server.used_pages() == 0, "all pages free")
+    assert sum(server.metric("kv_cache_blocks", tier="device", state=state)
+               for state in ("used", "free", "cached", "in_flight")) == total
 
 
 def test_pruning_is_visible(busy):
