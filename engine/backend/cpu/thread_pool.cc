@@ -83,12 +83,38 @@ void ThreadPool::Work(const Loop& loop, int thread) {
   }
 }
 
+bool ThreadPool::AloneRule::RunAlone() {
+  if (alone_loops_ == 0) return false;
+  --alone_loops_;
+  return true;
+}
+
+void ThreadPool::AloneRule::Add(int num_threads, std::chrono::nanoseconds worked,
+                                std::chrono::nanoseconds waited) {
+  worked_ += worked;
+  waited_ += waited;
+  if (++shared_loops_ < kWindow) return;
+  // Alone, the others' shares would take about as long as the own one, each.
+  if (waited_ > (num_threads - 1) * worked_ + std::chrono::milliseconds(1)) {
+    alone_loops_ = next_alone_;
+    next_alone_ = std::min(2 * next_alone_, kMostAlone);
+  } else {
+    next_alone_ = kFewestAlone;
+  }
+  worked_ = waited_ = std::chrono::nanoseconds(0);
+  shared_loops_ = 0;
+}
+
 void ThreadPool::Run(const Loop& loop) {
   if (loop.count <= 0) return;
-  if (threads_.empty() || loop.count <= loop.grain) {
-    loop.call(loop.context, 0, loop.count, 0);
+  if (threads_.empty() || loop.count <= loop.grain || alone_.RunAlone()) {
+    for (int64_t begin = 0; begin < loop.count; begin += loop.grain) {
+      loop.call(loop.context, begin, std::min(loop.count, begin + loop.grain), 0);
+    }
     return;
   }
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
   loop_ = loop;
   DealShares(loop);
   state_.store(((LoopNumber(state_.load()) + 1) << 32) | kOpen);
@@ -97,9 +123,11 @@ void ThreadPool::Run(const Loop& loop) {
     loop_opened_.SignalAll();
   }
   Work(loop, 0);
+  const Clock::time_point worked = Clock::now();
   // A thread that has not woken up yet finds the loop closed and is not waited for.
   state_.fetch_and(~kOpen);
   WaitUntilAllLeft();
+  alone_.Add(options_.num_threads, worked - start, Clock::now() - worked);
 }
 
 void ThreadPool::WaitUntilAllLeft() {

@@ -3,6 +3,10 @@
 // range every time, and takes chunks of other shares when its own is done: what one loop wrote, the
 // next one mostly finds in the cache of the same core.
 //
+// On processors that others keep busy, a thread may lose its processor in the middle of a chunk and
+// every loop then waits for it. When waiting costs more than the other threads' help is worth, the
+// caller runs the next loops alone, and tries again from time to time; results do not change.
+//
 // Thread rule: ParallelFor is called by one thread at a time and not from inside a body. Between
 // loops the threads wait on a condition; because the loops of a forward pass follow each other
 // within microseconds, they first watch for the next one for at most Options::watch_microseconds.
@@ -10,6 +14,7 @@
 #define ENGINE_BACKEND_CPU_THREAD_POOL_H_
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <thread>
@@ -57,6 +62,24 @@ class ThreadPool {
     void* context = nullptr;
   };
 
+  // Decides from the times of the last loops whether the caller should run alone for a while.
+  class AloneRule {
+   public:
+    // Whether the next loop is the caller's alone.
+    bool RunAlone();
+    // A shared loop took the caller `worked` and then `waited` for the other threads.
+    void Add(int num_threads, std::chrono::nanoseconds worked, std::chrono::nanoseconds waited);
+
+   private:
+    std::chrono::nanoseconds worked_{0}, waited_{0};
+    int shared_loops_ = 0;  // in the two sums
+    int alone_loops_ = 0;   // still to come
+    int next_alone_ = kFewestAlone;
+    static constexpr int kFewestAlone = 64;
+    static constexpr int kMostAlone = 1024;
+    static constexpr int kWindow = 16;
+  };
+
   // A thread's part of the loop; anybody takes chunks from it.
   struct alignas(64) Share {
     std::atomic<int64_t> next{0};  // first index nobody has taken
@@ -80,6 +103,7 @@ class ThreadPool {
   bool Watch(const Condition& condition) const;
 
   const Options options_;
+  AloneRule alone_;
   // The loop's fields are written by the caller while the state is closed and nobody is inside;
   // opening it (release) and joining it (acquire) make them visible. Results go back the same way:
   // leaving (release), the caller seeing nobody inside (acquire).

@@ -1,6 +1,7 @@
 #include "engine/backend/cpu/thread_pool.h"
 
 #include <atomic>
+#include <chrono>
 #include <numeric>
 #include <vector>
 
@@ -63,6 +64,37 @@ TEST(ThreadPoolTest, OneThreadNumberIsNeverUsedTwiceAtOnce) {
     });
   }
   EXPECT_FALSE(clash);
+}
+
+// A helper that holds every loop up, as one does whose processor is taken by others, is left out;
+// once it is quick again it takes part again.
+TEST(ThreadPoolTest, RunsAloneWhileTheOthersOnlyHoldItUp) {
+  auto pool = MakePool(2, 30);
+  std::atomic<bool> slow{true};
+  std::atomic<int> helped{0};
+  const auto run_loop = [&] {
+    pool->ParallelFor(8, 1, [&](int64_t, int64_t, int thread) {
+      if (thread != 0) ++helped;
+      const auto pause = std::chrono::microseconds(thread != 0 && slow ? 5000 : 100);
+      const auto end = std::chrono::steady_clock::now() + pause;
+      while (std::chrono::steady_clock::now() < end) {
+      }
+    });
+  };
+  constexpr int kLoops = 400;
+  int loops_helped = 0;
+  for (int i = 0; i < kLoops; ++i) {
+    const int before = helped;
+    run_loop();
+    loops_helped += helped > before ? 1 : 0;
+  }
+  EXPECT_GT(loops_helped, 0);
+  EXPECT_LT(loops_helped, kLoops / 4);
+  slow = false;
+  helped = 0;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (helped == 0 && std::chrono::steady_clock::now() < deadline) run_loop();
+  EXPECT_GT(helped, 0);
 }
 
 TEST(ThreadPoolTest, RefusesThreadCountsOutOfRange) {
