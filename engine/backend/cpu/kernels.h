@@ -15,7 +15,7 @@ namespace slim {
 inline constexpr int kTileOutputs = 16;   // outputs of one packed tile
 inline constexpr int kGroup = 32;         // inputs that share a scale
 inline constexpr int kMaxPanelTiles = 3;  // tiles that one gemm call may cover
-inline constexpr int kPromptSpan = 192;   // inputs of a weight that share a scale in gemm_prompt
+inline constexpr int kPromptSpan = 64;   // inputs of a weight that share a scale in gemm_prompt
 inline constexpr int kPromptTiles = 2;    // tiles that one gemm_prompt call may cover
 
 // How the elements of a packed weight are stored (packed_weight.h).

@@ -74,9 +74,39 @@ int64_t ArgMax(const std::vector<float>& v) {
   return std::max_element(v.begin(), v.end()) - v.begin();
 }
 
-// The hidden state of the last token after the embedding and after each layer, [layers + 1][d].
-std::vector<float> LastHiddenStates(std::unique_ptr<Backend> backend,
-                                    const std::vector<int32_t>& tokens) {
+// Mean of -log p(token after row r) over the rows of `hidden` but the last.
+double MeanNll(Llama& model, TensorView hidden, const std::vector<int32_t>& tokens) {
+  constexpr int64_t kRows = 64;
+  const int64_t vocabulary = model.config().vocab_size, last = hidden.rows - 1;
+  const auto buffer = model.backend().Allocate(kRows * vocabulary * int64_t{sizeof(float)});
+  EXPECT_TRUE(buffer.ok()) << buffer.status();
+  std::vector<float> logits(kRows * vocabulary);
+  double sum = 0;
+  for (int64_t first = 0; first < last; first += kRows) {
+    const int64_t rows = std::min(kRows, last - first);
+    const TensorView view{buffer->data(), rows, vocabulary};
+    EXPECT_TRUE(model.Logits(hidden.Rows(first, rows), view).ok());
+    EXPECT_TRUE(model.backend().CopyToHost(view.data, logits.data(), rows * view.row_bytes()).ok());
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* row = &logits[r * vocabulary];
+      const double largest = *std::max_element(row, row + vocabulary);
+      double total = 0;
+      for (int64_t i = 0; i < vocabulary; ++i) total += std::exp(row[i] - largest);
+      sum += largest + std::log(total) - row[tokens[first + r + 1]];
+    }
+  }
+  return sum / static_cast<double>(last);
+}
+
+struct PromptRun {
+  std::vector<float>
+      states;           // of the last token after the embedding and each layer [layers + 1][d]
+  double mean_nll = 0;  // when asked for
+};
+
+// The prompt layer by layer, its rows as the engine marks them.
+PromptRun RunPrompt(std::unique_ptr<Backend> backend, const std::vector<int32_t>& tokens,
+                    bool with_nll) {
   auto source = OpenModel(SLIM_MODEL_PATH);
   EXPECT_TRUE(source.ok()) << source.status();
   const ModelConfig config = *ReadModelConfig(**source);
@@ -104,7 +134,11 @@ std::vector<float> LastHiddenStates(std::unique_ptr<Backend> backend,
   const auto hidden = backend->Allocate(n * config.width * static_cast<int64_t>(sizeof(float)));
   EXPECT_TRUE(hidden.ok()) << hidden.status();
   const TensorView view{hidden->data(), n, config.width};
-  std::vector<float> states;
+  PromptRun run;
+  std::vector<float>& states = run.states;
+  const int64_t exact =
+      backend->info().prompt_rows_apart ? std::min<int64_t>(n, kExactPositions) : n;
+  const PromptRowRange prompt_range{exact, n};
   const auto append_last_row = [&] {
     states.resize(states.size() + config.width);
     EXPECT_TRUE(backend
@@ -123,20 +157,25 @@ std::vector<float> LastHiddenStates(std::unique_ptr<Backend> backend,
     for (int64_t t = 0; t < n; ++t) {
       slots.push_back({pages->slabs[t / 32], static_cast<int32_t>(t % 32)});
     }
-    const AttentionSequence all{0, n, pages->slabs, pages->block_ids};
+    std::vector<AttentionSequence> sequences = {{0, exact, pages->slabs, pages->block_ids}};
+    if (exact < n) {
+      sequences.push_back({exact, n - exact, pages->slabs, pages->block_ids, true});
+    }
     LayerBatch batch;
     batch.hidden = view;
     batch.full_rows = n;
     batch.positions = positions;
     batch.slots = slots;
-    batch.sequences = absl::MakeConstSpan(&all, 1);
+    batch.sequences = sequences;
+    if (exact < n) batch.prompt_ranges = absl::MakeConstSpan(&prompt_range, 1);
     EXPECT_TRUE((*model)->RunLayer(layer, batch).ok());
     (*kv)->ReleaseLayer(*sequence, layer);
     append_last_row();
   }
   (*kv)->EndStep();
   (*kv)->RemoveSequence(*sequence);
-  return states;
+  if (with_nll) run.mean_nll = MeanNll(**model, view, tokens);
+  return run;
 }
 
 struct Generation {
@@ -202,7 +241,8 @@ class GoldenTest : public ::testing::TestWithParam<Case> {
 TEST_P(GoldenTest, HiddenStatesAgreeLayerByLayer) {
   if (prompt_.size() > 1000) GTEST_SKIP() << "layer by layer only for the shorter prompts";
   const std::vector<float> expected = ReadFloats("hidden_fp32_" + GetParam().prompt + ".f32");
-  const std::vector<float> states = LastHiddenStates(GetParam().backend.make(), prompt_);
+  const std::vector<float> states =
+      RunPrompt(GetParam().backend.make(), prompt_, /*with_nll=*/false).states;
   ASSERT_EQ(states.size(), expected.size());
   const double tolerance = exact() ? 1e-3 : 6e-2;
   const size_t width = 576;
@@ -210,6 +250,14 @@ TEST_P(GoldenTest, HiddenStatesAgreeLayerByLayer) {
     EXPECT_LT(RelativeError(&states[layer * width], &expected[layer * width], width), tolerance)
         << "after layer " << layer;
   }
+}
+
+TEST_P(GoldenTest, PerplexityOfALongTextAgrees) {
+  if (prompt_.size() < 1000 || exact()) GTEST_SKIP() << "for the fast paths, on the longest prompt";
+  const double nll = RunPrompt(GetParam().backend.make(), prompt_, /*with_nll=*/true).mean_nll;
+  const double expected = reference_["mean_nll_fp32"].get<double>();
+  std::cout << "mean NLL " << nll << ", fp32 " << expected << "\n";
+  EXPECT_NEAR(nll, expected, 0.005);  // half a per cent of perplexity
 }
 
 TEST_P(GoldenTest, LogitsAndGreedyTextAgree) {
