@@ -12,7 +12,6 @@
 #include "engine/backend/cpu/ops.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
-#include "engine/tensor/float_convert.h"
 
 namespace slim {
 namespace {
@@ -74,16 +73,6 @@ struct TileScratch {
   void* weights;
 };
 
-// Slots of the page list, from its start, that a row at `position` sees.
-int64_t VisibleTokens(const AttentionSequence& sequence, int block_tokens, int32_t position) {
-  const auto end = std::upper_bound(sequence.block_ids.begin(), sequence.block_ids.end(),
-                                    position / block_tokens);
-  SLIM_CHECK(end != sequence.block_ids.begin());
-  const int64_t before = end - sequence.block_ids.begin() - 1;
-  const int64_t in_last = int64_t{position} - int64_t{*(end - 1)} * block_tokens + 1;
-  return before * block_tokens + std::min<int64_t>(block_tokens, in_last);
-}
-
 int SpanCount(int64_t tokens) { return static_cast<int>((tokens + kSpanTokens - 1) / kSpanTokens); }
 
 int Queries(const Call& call, const AttentionTask& task) {
@@ -93,13 +82,6 @@ int Queries(const Call& call, const AttentionTask& task) {
 // Element offset, in q and out, of the heads of `kv_head` of one row.
 int64_t HeadsOffset(const Call& call, int64_t row, int kv_head) {
   return row * call.q.cols + int64_t{kv_head} * call.group * call.context->shape.layout.head_dim;
-}
-
-PromptKeys KeysOfPage(const Call& call, int64_t page) {
-  const KvLayout& layout = call.context->shape.layout;
-  return {call.keys.keys + page * layout.head_elements(),
-          call.keys.scales + page * layout.block_tokens,
-          call.keys.starts + page * layout.block_tokens, nullptr};
 }
 
 void PackTile(const Call& call, const AttentionTask& task, TileScratch& scratch) {
@@ -158,7 +140,7 @@ void RunSpan(const Call& call, const AttentionTask& task, int span, TileScratch&
   if (place.pages > 0) {
     const int64_t page = place.first_page + task.kv_head * place.pages +
                          int64_t{span} * (kSpanTokens / layout.block_tokens);
-    args.prompt = KeysOfPage(call, page);
+    args.prompt = PromptKeysOfPage(layout, call.keys, page);
     args.prompt.query_scales = scratch.query_scales;
   }
   if (task.num_kv_heads > 1) return call.context->kernels->attention_span_all_heads(args);
@@ -278,70 +260,16 @@ void RunTile(const Call& call, const AttentionTask& tile, TileScratch& scratch) 
   WriteOutput(call, tile, scratch.state);
 }
 
-// Tokens 1 to 31 of the sequence, which every prompt row sees whole, tell what is common to all
-// keys of a head; the first token is seldom like the others. Without them nothing is taken off.
-void ComputeCenter(const AttentionSequence& sequence, const KvLayout& layout, int kv_head,
-                   float* center) {
-  constexpr int kFirst = 1, kEnd = 32;
-  std::fill_n(center, layout.head_dim, 0.0f);
-  if (sequence.block_ids[0] != 0) return;
-  const auto* keys = static_cast<const uint16_t*>(sequence.slabs[0]);
-  for (int d = 0; d < layout.head_dim; ++d) {
-    for (int slot = kFirst; slot < kEnd; ++slot) {
-      center[d] += BF16ToF32(keys[layout.key_offset(kv_head, slot, d)]);
-    }
-    center[d] *= 1.0f / (kEnd - kFirst);
-  }
-}
-
-// Keys that sequences of prompt rows see, once for all their rows.
-absl::Status QuantizePromptKeys(CpuContext& context, Call& call) {
-  const KvLayout& layout = context.shape.layout;
-  context.prompt_places.assign(call.sequences.size(), {});
-  if (context.kernels->quantize_prompt_keys == nullptr) return absl::OkStatus();
-  int64_t pages = 0;
-  for (size_t s = 0; s < call.sequences.size(); ++s) {
-    const AttentionSequence& sequence = call.sequences[s];
-    if (!sequence.prompt_rows || sequence.num_rows == 0) continue;
-    const int64_t tokens = VisibleTokens(
-        sequence, layout.block_tokens, call.positions[sequence.first_row + sequence.num_rows - 1]);
-    PromptKeysPlace& place = context.prompt_places[s];
-    place = {pages, (tokens + layout.block_tokens - 1) / layout.block_tokens};
-    pages += place.pages * layout.num_kv_heads;
-  }
-  if (pages == 0) return absl::OkStatus();
-  const int64_t heads = static_cast<int64_t>(call.sequences.size()) * layout.num_kv_heads;
-  SLIM_ASSIGN_OR_RETURN(call.keys.keys,
-                        context.prompt_keys.Get<int8_t>(pages * layout.head_elements()));
-  SLIM_ASSIGN_OR_RETURN(call.keys.scales,
-                        context.prompt_key_scales.Get<float>(pages * layout.block_tokens));
-  SLIM_ASSIGN_OR_RETURN(call.keys.starts,
-                        context.prompt_key_starts.Get<int32_t>(pages * layout.block_tokens));
-  SLIM_ASSIGN_OR_RETURN(float* const centers,
-                        context.prompt_centers.Get<float>(heads * layout.head_dim));
-  for (size_t s = 0; s < call.sequences.size(); ++s) {
-    const PromptKeysPlace& place = context.prompt_places[s];
-    if (place.pages == 0) continue;
-    const AttentionSequence& sequence = call.sequences[s];
-    float* const center = centers + s * layout.num_kv_heads * layout.head_dim;
-    for (int h = 0; h < layout.num_kv_heads; ++h) {
-      ComputeCenter(sequence, layout, h, center + h * layout.head_dim);
-    }
-    context.pool->ParallelFor(place.pages, 8, [&](int64_t begin, int64_t end, int) {
-      for (int64_t page = begin; page < end; ++page) {
-        const auto* slab = static_cast<const uint16_t*>(sequence.slabs[page]);
-        for (int h = 0; h < layout.num_kv_heads; ++h) {
-          context.kernels->quantize_prompt_keys(
-              slab + layout.key_head_offset(h), center + h * layout.head_dim, layout.head_dim,
-              layout.block_tokens, KeysOfPage(call, place.first_page + h * place.pages + page));
-        }
-      }
-    });
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
+
+int64_t VisibleTokens(const AttentionSequence& sequence, int block_tokens, int32_t position) {
+  const auto end = std::upper_bound(sequence.block_ids.begin(), sequence.block_ids.end(),
+                                    position / block_tokens);
+  SLIM_CHECK(end != sequence.block_ids.begin());
+  const int64_t before = end - sequence.block_ids.begin() - 1;
+  const int64_t in_last = int64_t{position} - int64_t{*(end - 1)} * block_tokens + 1;
+  return before * block_tokens + std::min<int64_t>(block_tokens, in_last);
+}
 
 absl::Status CpuAttention(CpuContext& context, TensorView q, absl::Span<const int32_t> positions,
                           absl::Span<const AttentionSequence> sequences, TensorView out) {
@@ -358,7 +286,7 @@ absl::Status CpuAttention(CpuContext& context, TensorView q, absl::Span<const in
   call.group = context.shape.num_heads / layout.num_kv_heads;
   call.scale = kLog2E / __builtin_sqrtf(static_cast<float>(dims));
 
-  SLIM_RETURN_IF_ERROR(QuantizePromptKeys(context, call));
+  SLIM_ASSIGN_OR_RETURN(call.keys, QuantizePromptKeys(context, positions, sequences));
   MakeTiles(call, context.attention_tiles);
   if (context.attention_tiles.empty()) return absl::OkStatus();
   const int queries = std::max(kTileQueries, context.shape.num_heads);
