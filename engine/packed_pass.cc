@@ -160,7 +160,8 @@ absl::Status PackedPass::RunLayer(absl::Span<const PassItem> items, int layer,
     const KvPages& pages = pages_[run.item];
     if (run.work != Work::kFinish) FillSlots(items[run.item], run, pages);
     if (run.work != Work::kKvOnly) {
-      sequences_.push_back(AttentionSequence{row, run.rows, pages.slabs, pages.block_ids, run.prompt});
+      sequences_.push_back(
+          AttentionSequence{row, run.rows, pages.slabs, pages.block_ids, run.prompt});
       if (run.first + run.rows == items[run.item].rows()) {
         query_items.push_back(run.item);
         query_last_rows.push_back(row + run.rows - 1);
