@@ -75,12 +75,12 @@ class LinearWeight {
   virtual int64_t outputs() const = 0;
   virtual int64_t inputs() const = 0;
   virtual DType dtype() const = 0;    // type in the model file; the packed form keeps its precision
-  virtual int64_t bytes() const = 0;  // memory it occupies
+  virtual int64_t bytes() const = 0;  // of the packed form, without one made by PreparePromptRows
 };
 
 // See LinearInput::prompt_rows. A row's position decides, so that neither the chunk nor a cached
 // prefix shows in a result.
-inline constexpr int32_t kExactPositions = 192;
+inline constexpr int32_t kExactPositions = 48;
 
 // What a linear layer reads: rows of x, transformed on the way in.
 struct LinearInput {
@@ -188,6 +188,9 @@ class Backend {
   // Repacks a weight for the kernels. INVALID_ARGUMENT when cols is not a multiple of 32 for a
   // quantised type or the type is not supported.
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(const HostTensor& tensor) = 0;
+  // Told of a weight that prompt rows (LinearInput::prompt_rows) will be multiplied with, before
+  // its first use: the backend may keep a second form of it for them. RESOURCE_EXHAUSTED.
+  virtual absl::Status PreparePromptRows(LinearWeight& weight) { return absl::OkStatus(); }
   // A vector (norm weight, bias) of type F32, F16 or BF16 as float32.
   virtual absl::StatusOr<Buffer> PrepareVector(const HostTensor& tensor) = 0;
 

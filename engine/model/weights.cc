@@ -19,6 +19,14 @@ class WeightLoader {
     return weight;
   }
 
+  // A matrix of a layer, which prompt rows pass too.
+  absl::StatusOr<std::unique_ptr<LinearWeight>> LayerMatrix(const std::string& name, int64_t rows,
+                                                            int64_t cols) {
+    SLIM_ASSIGN_OR_RETURN(std::unique_ptr<LinearWeight> weight, Matrix(name, rows, cols));
+    SLIM_RETURN_IF_ERROR(backend_.PreparePromptRows(*weight));
+    return weight;
+  }
+
   absl::StatusOr<Buffer> Vector(const std::string& name, int64_t size) {
     SLIM_ASSIGN_OR_RETURN(const HostTensor tensor, Find(name, 1, size));
     SLIM_ASSIGN_OR_RETURN(Buffer buffer, backend_.PrepareVector(tensor));
@@ -51,19 +59,21 @@ absl::StatusOr<LayerWeights> LoadLayer(WeightLoader& loader, const ModelConfig& 
   const int64_t kv_cols = int64_t{config.num_kv_heads} * config.head_dim;
   LayerWeights w;
   SLIM_ASSIGN_OR_RETURN(w.attention_norm, loader.Vector(prefix + "attn_norm.weight", d));
-  SLIM_ASSIGN_OR_RETURN(w.query, loader.Matrix(prefix + "attn_q.weight", query_cols, d));
-  SLIM_ASSIGN_OR_RETURN(w.key, loader.Matrix(prefix + "attn_k.weight", kv_cols, d));
-  SLIM_ASSIGN_OR_RETURN(w.value, loader.Matrix(prefix + "attn_v.weight", kv_cols, d));
+  SLIM_ASSIGN_OR_RETURN(w.query, loader.LayerMatrix(prefix + "attn_q.weight", query_cols, d));
+  SLIM_ASSIGN_OR_RETURN(w.key, loader.LayerMatrix(prefix + "attn_k.weight", kv_cols, d));
+  SLIM_ASSIGN_OR_RETURN(w.value, loader.LayerMatrix(prefix + "attn_v.weight", kv_cols, d));
   if (config.qkv_bias) {
     SLIM_ASSIGN_OR_RETURN(w.query_bias, loader.Vector(prefix + "attn_q.bias", query_cols));
     SLIM_ASSIGN_OR_RETURN(w.key_bias, loader.Vector(prefix + "attn_k.bias", kv_cols));
     SLIM_ASSIGN_OR_RETURN(w.value_bias, loader.Vector(prefix + "attn_v.bias", kv_cols));
   }
-  SLIM_ASSIGN_OR_RETURN(w.output, loader.Matrix(prefix + "attn_output.weight", d, query_cols));
+  SLIM_ASSIGN_OR_RETURN(w.output, loader.LayerMatrix(prefix + "attn_output.weight", d, query_cols));
   SLIM_ASSIGN_OR_RETURN(w.ffn_norm, loader.Vector(prefix + "ffn_norm.weight", d));
-  SLIM_ASSIGN_OR_RETURN(w.gate, loader.Matrix(prefix + "ffn_gate.weight", config.ffn_width, d));
-  SLIM_ASSIGN_OR_RETURN(w.up, loader.Matrix(prefix + "ffn_up.weight", config.ffn_width, d));
-  SLIM_ASSIGN_OR_RETURN(w.down, loader.Matrix(prefix + "ffn_down.weight", d, config.ffn_width));
+  SLIM_ASSIGN_OR_RETURN(w.gate,
+                        loader.LayerMatrix(prefix + "ffn_gate.weight", config.ffn_width, d));
+  SLIM_ASSIGN_OR_RETURN(w.up, loader.LayerMatrix(prefix + "ffn_up.weight", config.ffn_width, d));
+  SLIM_ASSIGN_OR_RETURN(w.down,
+                        loader.LayerMatrix(prefix + "ffn_down.weight", d, config.ffn_width));
   return w;
 }
 

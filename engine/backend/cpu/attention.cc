@@ -16,7 +16,7 @@
 namespace slim {
 namespace {
 
-constexpr int kSpanTokens = 512;
+constexpr int kSpanTokens = kAttentionSpanTokens;
 constexpr int kTileQueries = 96;  // queries of one tile, when a row's group of heads is not larger
 constexpr int64_t kMaxPartialBytes = int64_t{64} << 20;
 constexpr float kLog2E = 1.44269504f;
@@ -28,7 +28,7 @@ struct Call {
   absl::Span<const AttentionSequence> sequences;
   int group = 1;  // query heads that share a kv head
   float scale = 1;
-  PromptKeys keys;  // of all sequences, context->prompt_places tells whose is where
+  PromptKv prompt;  // of all sequences, context->prompt_places tells whose is where
 };
 
 // Partial results [queries] of one task, or the running state of a tile.
@@ -136,12 +136,13 @@ void RunSpan(const Call& call, const AttentionTask& task, int span, TileScratch&
   args.max = result.max;
   args.sum = result.sum;
   args.out = result.out;
-  const PromptKeysPlace& place = call.context->prompt_places[task.sequence];
+  const PromptKvPlace& place = call.context->prompt_places[task.sequence];
   if (place.pages > 0) {
     const int64_t page = place.first_page + task.kv_head * place.pages +
                          int64_t{span} * (kSpanTokens / layout.block_tokens);
-    args.prompt = PromptKeysOfPage(layout, call.keys, page);
+    args.prompt = PromptKvOfPage(layout, call.prompt, page);
     args.prompt.query_scales = scratch.query_scales;
+    return call.context->kernels->attention_prompt_span(args);
   }
   if (task.num_kv_heads > 1) return call.context->kernels->attention_span_all_heads(args);
   call.context->kernels->attention_span(args);
@@ -286,7 +287,7 @@ absl::Status CpuAttention(CpuContext& context, TensorView q, absl::Span<const in
   call.group = context.shape.num_heads / layout.num_kv_heads;
   call.scale = kLog2E / __builtin_sqrtf(static_cast<float>(dims));
 
-  SLIM_ASSIGN_OR_RETURN(call.keys, QuantizePromptKeys(context, positions, sequences));
+  SLIM_ASSIGN_OR_RETURN(call.prompt, MakePromptKv(context, positions, sequences));
   MakeTiles(call, context.attention_tiles);
   if (context.attention_tiles.empty()) return absl::OkStatus();
   const int queries = std::max(kTileQueries, context.shape.num_heads);

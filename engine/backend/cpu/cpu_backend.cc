@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/backend/cpu/kernels.h"
 #include "engine/backend/cpu/ops.h"
+#include "engine/base/available_memory.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "engine/tensor/dequantize.h"
@@ -55,6 +56,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const CpuBackendOpti
   backend->info_.isa = std::string(CpuIsaName(isa));
   backend->info_.num_threads = pool_options.num_threads;
   backend->info_.kv_type = KvType::kBF16;
+  backend->prompt_bytes_left_ = AvailableMemoryBytes() / 4;
   backend->info_.prompt_rows_apart = backend->context_.kernels->gemm_prompt != nullptr;
   return std::unique_ptr<Backend>(std::move(backend));
 }
@@ -75,6 +77,14 @@ absl::StatusOr<std::unique_ptr<LinearWeight>> CpuBackend::PrepareLinear(const Ho
   SLIM_ASSIGN_OR_RETURN(std::unique_ptr<PackedWeight> weight,
                         PackedWeight::Create(tensor, arena_, *pool_));
   return std::unique_ptr<LinearWeight>(std::move(weight));
+}
+
+absl::Status CpuBackend::PreparePromptRows(LinearWeight& weight) {
+  auto& packed = static_cast<PackedWeight&>(weight);
+  const int64_t bytes = packed.PromptBytes(*context_.kernels);
+  if (bytes > prompt_bytes_left_) return absl::OkStatus();
+  prompt_bytes_left_ -= bytes;
+  return packed.PreparePromptRows(arena_, *pool_, *context_.kernels);
 }
 
 absl::StatusOr<Buffer> CpuBackend::PrepareVector(const HostTensor& tensor) {

@@ -15,8 +15,11 @@ namespace slim {
 inline constexpr int kTileOutputs = 16;   // outputs of one packed tile
 inline constexpr int kGroup = 32;         // inputs that share a scale
 inline constexpr int kMaxPanelTiles = 3;  // tiles that one gemm call may cover
-inline constexpr int kPromptSpan = 64;   // inputs of a weight that share a scale in gemm_prompt
 inline constexpr int kPromptTiles = 2;    // tiles that one gemm_prompt call may cover
+inline constexpr int kPromptBlock = 64;   // inputs that are rotated together for gemm_prompt
+inline constexpr int kPromptSpan = 192;   // inputs that share a scale in gemm_prompt
+
+constexpr int64_t PromptSpans(int64_t inputs) { return (inputs + kPromptSpan - 1) / kPromptSpan; }
 
 // How the elements of a packed weight are stored (packed_weight.h).
 enum class PackedKind : uint8_t { kU4, kU8, kF32, kF16, kBF16 };
@@ -40,6 +43,14 @@ struct RowTransform {
   int64_t cols = 0;
 };
 
+// Tiles of a quantised weight as gemm_prompt reads them: rotated, rounded to signed bytes with a
+// scale per output and span of kPromptSpan inputs.
+struct PromptWeight {
+  int8_t* bytes = nullptr;    // per tile [inputs / 4][16 outputs][4 inputs]
+  float* scales = nullptr;    // per tile [spans][16]
+  int32_t* starts = nullptr;  // per tile [spans][16], -128 * sum of the span's bytes
+};
+
 // out[r, 0..columns) = rows times up to three neighbouring tiles of a weight.
 struct GemmArgs {
   PackedKind kind = PackedKind::kU4;
@@ -61,6 +72,7 @@ struct GemmArgs {
   const void* weights = nullptr;
   int64_t tile_bytes = 0;
   int64_t tile_scales = 0;      // in elements
+  PromptWeight prompt;          // gemm_prompt only, the same tiles
   const float* bias = nullptr;  // of the first column, or null
   bool accumulate = false;
   float* out = nullptr;
@@ -75,18 +87,20 @@ constexpr int64_t GemmScratchBytes(int64_t inputs) {
 
 // Attention. A *query* is one head of one row; queries that share a kv head run together.
 // Scores are in units of log2: the scale that is folded into the queries includes log2(e).
-// Keys of one kv head as signed bytes, for the scores of prompt rows; made by quantize_prompt_keys.
-struct PromptKeys {
+// Keys and values of one kv head as signed bytes, for prompt rows; made by quantize_prompt_keys and
+// quantize_prompt_values.
+struct PromptKv {
   int8_t* keys = nullptr;               // [pages][head_dim / 4][block_tokens][4]
-  float* scales = nullptr;              // [pages][block_tokens]
-  int32_t* starts = nullptr;            // [pages][block_tokens] -128 * sum of the token's bytes
+  float* key_scales = nullptr;          // [pages][block_tokens]
+  int32_t* starts = nullptr;            // [pages][block_tokens] -128 * sum of the key's bytes
+  int8_t* values = nullptr;             // [pages][block_tokens / 4][head_dim][4]
+  float* value_scales = nullptr;        // [pages][block_tokens]
   const float* query_scales = nullptr;  // [num_queries]
 };
 
 struct AttentionSpanArgs {
   int num_queries = 0;
-  // Packed by pack_queries, [num_queries, head_dim]; by quantize_prompt_query when prompt.keys is
-  // set.
+  // [num_queries, head_dim], packed by pack_queries; attention_prompt_span: quantize_prompt_query.
   const void* queries = nullptr;
   const int32_t* visible_tokens = nullptr;  // per query: the first so many tokens of the span
   const void* const* slabs = nullptr;       // pages of the span
@@ -98,7 +112,7 @@ struct AttentionSpanArgs {
   int span_tokens = 0;      // tokens of a whole span, the stride of the scratch rows
   int64_t ahead_bytes = 0;  // set by attention_span_all_heads: what to prefetch, from what is read
   bool add_values = false;  // continue the sums in `out`
-  PromptKeys prompt;        // attention_span only: scores from these instead of the slabs' keys
+  PromptKv prompt;          // attention_prompt_span only, which reads these and not the slabs
   float* scores = nullptr;  // scratch [kAttentionQueryBlock or num_queries, span_tokens]
   void* weights = nullptr;  // scratch [kAttentionQueryBlock, span_tokens] of 4 bytes
   float* max = nullptr;     // results, [num_queries]; -infinity where nothing is visible
@@ -106,6 +120,7 @@ struct AttentionSpanArgs {
   float* out = nullptr;     // [num_queries, head_dim], not normalised
 };
 inline constexpr int kAttentionQueryBlock = 12;
+inline constexpr int kAttentionSpanTokens = 512;  // the largest span_tokens
 
 // Weighted value sums over some keys, or over several spans of them.
 struct AttentionState {
@@ -125,21 +140,30 @@ struct KernelTable {
   void (*quantize_row)(const float* x, int64_t cols, const QuantizedRows& out) = nullptr;
   void (*gemm)(const GemmArgs& args) = nullptr;
 
-  // Products of prompt rows with a quantised weight, in an arithmetic of their own: x_values are
-  // bytes q + 128, sums are not used, and the weights are rounded once more, to signed bytes with
-  // one scale per kPromptSpan inputs. Null: this table has none.
+  // Products of prompt rows with a quantised weight, in an arithmetic of their own: both sides are
+  // rotated and rounded to bytes, x_values are q + 128, x_scales one per span. `inputs` is a
+  // multiple of kPromptBlock. Null: this table has none.
   void (*gemm_prompt)(const GemmArgs& args) = nullptr;
+  // Makes to.* of one tile from the weight's part of `tile`.
+  void (*pack_prompt_tile)(const GemmArgs& tile, const PromptWeight& to) = nullptr;
+  // One row: values [cols], scales [spans].
   void (*quantize_prompt_row)(const float* x, int64_t cols, uint8_t* values,
                               float* scales) = nullptr;
 
   // q [heads, head_dim] of one row times `scale`, as the span kernel wants it.
   void (*pack_queries)(const float* q, int64_t elements, float scale, void* packed) = nullptr;
   void (*attention_span)(const AttentionSpanArgs& args) = nullptr;
-  // One page's keys [head_dim / 2][block_tokens][2] of bf16, less `center` [head_dim], as signed
-  // bytes with a scale per token. Taking the same vector from all keys of a query changes all its
-  // scores alike, and so no softmax. Null: this table has none, prompt rows are like others.
+  // Prompt rows: scores and weighted sums from bytes. Null, like the three below: this table has
+  // none, prompt rows are like others.
+  void (*attention_prompt_span)(const AttentionSpanArgs& args) = nullptr;
+  // One page's keys [head_dim / 2][block_tokens][2] of bf16, less `center` [head_dim], as bytes
+  // with a scale per token. Taking the same vector from all keys of a query changes all its scores
+  // alike, and so no softmax.
   void (*quantize_prompt_keys)(const uint16_t* keys, const float* center, int head_dim,
-                               int block_tokens, const PromptKeys& out) = nullptr;
+                               int block_tokens, const PromptKv& out) = nullptr;
+  // One page's values [block_tokens / 2][head_dim][2] of bf16 as bytes with a scale per token.
+  void (*quantize_prompt_values)(const uint16_t* values, int head_dim, int block_tokens,
+                                 const PromptKv& out) = nullptr;
   // One head of one row times `scale` as bytes q + 128; returns the scale of the bytes.
   float (*quantize_prompt_query)(const float* q, int head_dim, float scale,
                                  uint8_t* packed) = nullptr;

@@ -15,7 +15,6 @@ namespace {
 #include "engine/backend/cpu/gemm_int8_avx512.inc"
 #include "engine/backend/cpu/kernels_gemm.inc"
 #include "engine/backend/cpu/gemm_prompt_avx512.inc"
-#define SLIM_PROMPT_GEMM
 #include "engine/backend/cpu/attention_pairs_float.inc"
 
 // Queries that share the registers with the keys (scores) or the values, and vectors of either.
@@ -24,8 +23,9 @@ constexpr int kScoreVectors = 2;
 constexpr int kValueRows = 6;
 constexpr int kValueVectors = 4;
 
-#include "engine/backend/cpu/attention_prompt_avx512.inc"
 #include "engine/backend/cpu/kernels_attention.inc"
+#include "engine/backend/cpu/attention_prompt_avx512.inc"
+#define SLIM_PROMPT_ROWS
 #include "engine/backend/cpu/kernels_table.inc"
 // clang-format on
 

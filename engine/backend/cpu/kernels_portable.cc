@@ -22,7 +22,6 @@ constexpr int kScoreVectors = 1;
 constexpr int kValueRows = 1;
 constexpr int kValueVectors = 1;
 
-#include "engine/backend/cpu/attention_prompt_none.inc"
 #include "engine/backend/cpu/kernels_attention.inc"
 #include "engine/backend/cpu/kernels_table.inc"
 // clang-format on

@@ -41,6 +41,8 @@ struct LinearPlan {
   bool precise = false;
   bool prompt = false;  // quantised weights go through gemm_prompt
   int64_t quantized_copies() const { return precise ? 2 : 1; }
+  // Of one quantised row.
+  int64_t scales(int64_t cols) const { return prompt ? PromptSpans(cols) : cols / kGroup; }
 };
 
 // Rows of a part: every thread has the rows it has transformed, all panels of them, unless there
@@ -61,8 +63,11 @@ LinearPlan MakePlan(const CpuContext& context, const LinearInput& input,
     plan.precise |= output.precise;
   }
   plan.precise &= plan.any_quantized;
-  plan.prompt = input.prompt_rows && context.kernels->gemm_prompt != nullptr &&
-                plan.any_quantized && !plan.precise;
+  plan.prompt = input.prompt_rows && plan.any_quantized && !plan.precise &&
+                std::all_of(outputs.begin(), outputs.end(), [](const LinearOutput& output) {
+                  const auto* weight = static_cast<const PackedWeight*>(output.weight);
+                  return !weight->quantized() || weight->has_prompt_form();
+                });
   const bool thin = plan.rows <= kThinRows && !plan.prompt;
   plan.part_rows = thin ? plan.rows : kPartRows;
   plan.panel_tiles = thin ? 1 : plan.prompt ? kPromptTiles : kMaxPanelTiles;
@@ -87,16 +92,15 @@ struct Activations {
   QuantizedRows quantized;
 };
 
-QuantizedRows RowOf(const QuantizedRows& rows, int64_t row, int64_t cols) {
-  const int64_t groups = cols / kGroup;
-  if (rows.sums == nullptr) return {rows.values + row * cols, rows.scales + row * groups};
-  return {rows.values + row * cols, rows.scales + row * groups, rows.scaled_sums + row * groups,
-          rows.sums + row * groups};
+QuantizedRows RowOf(const QuantizedRows& rows, int64_t row, int64_t cols, int64_t scales) {
+  if (rows.sums == nullptr) return {rows.values + row * cols, rows.scales + row * scales};
+  return {rows.values + row * cols, rows.scales + row * scales, rows.scaled_sums + row * scales,
+          rows.sums + row * scales};
 }
 
 absl::StatusOr<Activations> PrepareInput(CpuContext& context, const LinearInput& input,
                                          const LinearPlan& plan) {
-  const int64_t rows = plan.rows, cols = input.x.cols, groups = cols / kGroup;
+  const int64_t rows = plan.rows, cols = input.x.cols, scales = plan.scales(cols);
   Activations result;
   const bool transform = input.kind != LinearInput::Kind::kPlain;
   float* plain = nullptr;
@@ -109,11 +113,11 @@ absl::StatusOr<Activations> PrepareInput(CpuContext& context, const LinearInput&
   if (plan.any_quantized) {
     const int64_t copies = plan.quantized_copies() * rows;
     SLIM_ASSIGN_OR_RETURN(result.quantized.values, context.quantized.Get<int8_t>(copies * cols));
-    SLIM_ASSIGN_OR_RETURN(result.quantized.scales, context.scales.Get<float>(copies * groups));
+    SLIM_ASSIGN_OR_RETURN(result.quantized.scales, context.scales.Get<float>(copies * scales));
     if (!plan.prompt) {
       SLIM_ASSIGN_OR_RETURN(result.quantized.scaled_sums,
-                            context.scaled_sums.Get<float>(copies * groups));
-      SLIM_ASSIGN_OR_RETURN(result.quantized.sums, context.sums.Get<int32_t>(copies * groups));
+                            context.scaled_sums.Get<float>(copies * scales));
+      SLIM_ASSIGN_OR_RETURN(result.quantized.sums, context.sums.Get<int32_t>(copies * scales));
     }
   } else if (!transform) {
     return result;
@@ -143,7 +147,8 @@ absl::StatusOr<Activations> PrepareInput(CpuContext& context, const LinearInput&
         row = to;
       }
       if (plan.any_quantized) {
-        const QuantizedRows first = RowOf(result.quantized, r * plan.quantized_copies(), cols);
+        const QuantizedRows first =
+            RowOf(result.quantized, r * plan.quantized_copies(), cols, scales);
         if (plan.prompt) {
           context.kernels->quantize_prompt_row(row, cols, reinterpret_cast<uint8_t*>(first.values),
                                                first.scales);
@@ -155,7 +160,7 @@ absl::StatusOr<Activations> PrepareInput(CpuContext& context, const LinearInput&
         for (int64_t i = 0; i < cols; ++i) {
           rest[i] = row[i] - first.scales[i / kGroup] * static_cast<float>(first.values[i]);
         }
-        context.kernels->quantize_row(rest, cols, RowOf(result.quantized, r * 2 + 1, cols));
+        context.kernels->quantize_row(rest, cols, RowOf(result.quantized, r * 2 + 1, cols, scales));
       }
     }
   });
@@ -214,7 +219,8 @@ void RunPart(const CpuContext& context, const LinearPlan& plan, const Activation
     args.x = x.plain + row * args.inputs;
     return context.kernels->gemm(args);
   }
-  const QuantizedRows rows = RowOf(x.quantized, row * plan.quantized_copies(), weight.inputs());
+  const QuantizedRows rows = RowOf(x.quantized, row * plan.quantized_copies(), weight.inputs(),
+                                   plan.scales(weight.inputs()));
   args.x_values = rows.values;
   args.x_scales = rows.scales;
   args.x_scaled_sums = rows.scaled_sums;

@@ -58,9 +58,9 @@ struct AttentionTask {
   int64_t partial = -1;        // index of the first query's partial result, -1 = write the output
 };
 
-// Where the prompt keys (kernels.h) of one sequence of an attention call lie: kv head h has its
-// `pages` pages from first_page + h * pages on. pages = 0: none, scores come from the slabs.
-struct PromptKeysPlace {
+// Where the keys and values in bytes (PromptKv) of one sequence of an attention call lie: kv head h
+// has its `pages` pages from first_page + h * pages on. pages = 0: none, the slabs are read.
+struct PromptKvPlace {
   int64_t first_page = 0;
   int64_t pages = 0;
 };
@@ -77,7 +77,8 @@ struct CpuContext {
   std::vector<AttentionTask> attention_tasks;
   std::vector<AttentionTask> attention_tiles;
   Scratch prompt_keys, prompt_key_scales, prompt_key_starts, prompt_centers;
-  std::vector<PromptKeysPlace> prompt_places;  // of each sequence
+  Scratch prompt_values, prompt_value_scales;
+  std::vector<PromptKvPlace> prompt_places;  // of each sequence
   Scratch score_threads, score_blocks;
 };
 

@@ -1,4 +1,4 @@
-// Keys in bytes for the scores of prompt rows: which a call needs, and what is taken off them.
+// Keys and values in bytes for prompt rows: which a call needs, and what is taken off the keys.
 
 #include <algorithm>
 
@@ -27,25 +27,30 @@ void ComputeCenter(const AttentionSequence& sequence, const KvLayout& layout, in
 
 }  // namespace
 
-PromptKeys PromptKeysOfPage(const KvLayout& layout, const PromptKeys& keys, int64_t page) {
-  return {keys.keys + page * layout.head_elements(), keys.scales + page * layout.block_tokens,
-          keys.starts + page * layout.block_tokens, nullptr};
+PromptKv PromptKvOfPage(const KvLayout& layout, const PromptKv& kv, int64_t page) {
+  const int64_t elements = page * layout.head_elements(), tokens = page * layout.block_tokens;
+  PromptKv result;
+  result.keys = kv.keys + elements;
+  result.key_scales = kv.key_scales + tokens;
+  result.starts = kv.starts + tokens;
+  result.values = kv.values + elements;
+  result.value_scales = kv.value_scales + tokens;
+  return result;
 }
 
-absl::StatusOr<PromptKeys> QuantizePromptKeys(CpuContext& context,
-                                              absl::Span<const int32_t> positions,
-                                              absl::Span<const AttentionSequence> sequences) {
+absl::StatusOr<PromptKv> MakePromptKv(CpuContext& context, absl::Span<const int32_t> positions,
+                                      absl::Span<const AttentionSequence> sequences) {
   const KvLayout& layout = context.shape.layout;
-  PromptKeys result;
+  PromptKv result;
   context.prompt_places.assign(sequences.size(), {});
-  if (context.kernels->quantize_prompt_keys == nullptr) return result;
+  if (context.kernels->attention_prompt_span == nullptr) return result;
   int64_t pages = 0;
   for (size_t s = 0; s < sequences.size(); ++s) {
     const AttentionSequence& sequence = sequences[s];
     if (!sequence.prompt_rows || sequence.num_rows == 0) continue;
     const int64_t tokens = VisibleTokens(sequence, layout.block_tokens,
                                          positions[sequence.first_row + sequence.num_rows - 1]);
-    PromptKeysPlace& place = context.prompt_places[s];
+    PromptKvPlace& place = context.prompt_places[s];
     place = {pages, (tokens + layout.block_tokens - 1) / layout.block_tokens};
     pages += place.pages * layout.num_kv_heads;
   }
@@ -53,14 +58,18 @@ absl::StatusOr<PromptKeys> QuantizePromptKeys(CpuContext& context,
   const int64_t heads = static_cast<int64_t>(sequences.size()) * layout.num_kv_heads;
   SLIM_ASSIGN_OR_RETURN(result.keys,
                         context.prompt_keys.Get<int8_t>(pages * layout.head_elements()));
-  SLIM_ASSIGN_OR_RETURN(result.scales,
+  SLIM_ASSIGN_OR_RETURN(result.values,
+                        context.prompt_values.Get<int8_t>(pages * layout.head_elements()));
+  SLIM_ASSIGN_OR_RETURN(result.value_scales,
+                        context.prompt_value_scales.Get<float>(pages * layout.block_tokens));
+  SLIM_ASSIGN_OR_RETURN(result.key_scales,
                         context.prompt_key_scales.Get<float>(pages * layout.block_tokens));
   SLIM_ASSIGN_OR_RETURN(result.starts,
                         context.prompt_key_starts.Get<int32_t>(pages * layout.block_tokens));
   SLIM_ASSIGN_OR_RETURN(float* const centers,
                         context.prompt_centers.Get<float>(heads * layout.head_dim));
   for (size_t s = 0; s < sequences.size(); ++s) {
-    const PromptKeysPlace& place = context.prompt_places[s];
+    const PromptKvPlace& place = context.prompt_places[s];
     if (place.pages == 0) continue;
     const AttentionSequence& sequence = sequences[s];
     float* const center = centers + s * layout.num_kv_heads * layout.head_dim;
@@ -71,10 +80,13 @@ absl::StatusOr<PromptKeys> QuantizePromptKeys(CpuContext& context,
       for (int64_t page = begin; page < end; ++page) {
         const auto* slab = static_cast<const uint16_t*>(sequence.slabs[page]);
         for (int h = 0; h < layout.num_kv_heads; ++h) {
-          context.kernels->quantize_prompt_keys(
-              slab + layout.key_head_offset(h), center + h * layout.head_dim, layout.head_dim,
-              layout.block_tokens,
-              PromptKeysOfPage(layout, result, place.first_page + h * place.pages + page));
+          const PromptKv to =
+              PromptKvOfPage(layout, result, place.first_page + h * place.pages + page);
+          context.kernels->quantize_prompt_keys(slab + layout.key_head_offset(h),
+                                                center + h * layout.head_dim, layout.head_dim,
+                                                layout.block_tokens, to);
+          context.kernels->quantize_prompt_values(slab + layout.value_head_offset(h),
+                                                  layout.head_dim, layout.block_tokens, to);
         }
       }
     });
