@@ -122,11 +122,13 @@ struct KvDemand {
   int64_t layer_slabs = 0;  // of the layer that holds most; a step acquires them at a time
 };
 
-// Counters of the prefix cache, and what the KV manager counts. Thread-safe snapshot.
+// Counters of the engine, and what the KV manager counts. Thread-safe snapshot.
 struct EngineStats {
   KvStats kv;
   int64_t prefix_cache_query_tokens = 0;
   int64_t prefix_cache_hit_tokens = 0;
+  // Keys and values that decode rows saw, summed over layers: what their attention reads at least.
+  int64_t decode_kv_bytes = 0;
 };
 
 class Engine {

@@ -191,6 +191,7 @@ EngineStats LlamaEngine::stats() const {
   stats.kv = kv_->stats();
   stats.prefix_cache_query_tokens = prefix_query_tokens_;
   stats.prefix_cache_hit_tokens = prefix_hit_tokens_;
+  stats.decode_kv_bytes = decode_kv_bytes_;
   return stats;
 }
 
@@ -233,6 +234,8 @@ absl::StatusOr<StepResult> LlamaEngine::Step(const StepPlan& plan) {
                                  [&](int layer, int item, TensorView query, const KvPages& pages) {
                                    return AfterLayer(items[item], layer, query, pages);
                                  }));
+  decode_kv_bytes_ +=
+      pass_.decode_keys() * (kv_->layout().slab_bytes() / kv_->layout().block_tokens);
   for (size_t i = 0; i < items.size(); ++i) items[i].status = pass_.item_status()[i];
   for (size_t i = 0; i < items.size(); ++i) {
     if (!items[i].decode && items[i].status.ok()) {

@@ -81,6 +81,7 @@ class LlamaEngine final : public Engine {
   PrefixCache prefix_cache_;
   std::atomic<int64_t> prefix_query_tokens_{0};
   std::atomic<int64_t> prefix_hit_tokens_{0};
+  std::atomic<int64_t> decode_kv_bytes_{0};
   uint64_t next_id_ = 1;
   absl::flat_hash_map<SequenceId, std::unique_ptr<Sequence>> sequences_;
 

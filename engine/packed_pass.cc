@@ -24,6 +24,7 @@ absl::Status PackedPass::EnterRows(absl::Span<PassItem> items) {
   }
   home_view_ = TensorView{home_.data(), rows, width};
   item_status_.assign(items.size(), absl::OkStatus());
+  decode_keys_ = 0;
   packed_index_.resize(rows);
   std::iota(packed_index_.begin(), packed_index_.end(), 0);
   runs_.clear();
@@ -159,6 +160,11 @@ absl::Status PackedPass::RunLayer(absl::Span<const PassItem> items, int layer,
   for (const RowRun& run : runs) {
     const KvPages& pages = pages_[run.item];
     if (run.work != Work::kFinish) FillSlots(items[run.item], run, pages);
+    if (items[run.item].decode()) {
+      // The row's own token is the last one on its last page.
+      decode_keys_ += (static_cast<int64_t>(pages.slabs.size()) - 1) * kv_->layout().block_tokens +
+                      slots_.back().slot + 1;
+    }
     if (run.work != Work::kKvOnly) {
       sequences_.push_back(
           AttentionSequence{row, run.rows, pages.slabs, pages.block_ids, run.prompt});

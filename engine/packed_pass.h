@@ -62,6 +62,8 @@ class PackedPass {
 
   TensorView home() const { return home_view_; }
   const std::vector<absl::Status>& item_status() const { return item_status_; }
+  // Keys that the decode rows of the last Run saw, summed over rows and layers.
+  int64_t decode_keys() const { return decode_keys_; }
 
  private:
   enum class Work : uint8_t { kFinish, kFull, kKvOnly };
@@ -91,6 +93,7 @@ class PackedPass {
   int64_t reserved_rows_ = 0;
   TensorView home_view_;
   std::vector<absl::Status> item_status_;
+  int64_t decode_keys_ = 0;
   std::vector<RowRun> runs_;           // of the packed rows
   std::vector<int64_t> packed_home_;   // home row of each packed row
   std::vector<int64_t> packed_index_;  // 0, 1, 2, ...

@@ -28,6 +28,14 @@ double DensePrefillFlops(const ModelConfig& config, int64_t num_tokens);
 // DensePrefillFlops. `plan` is from ResolvePlan; one dense segment gives DensePrefillFlops.
 double PrunedPrefillFlops(const ModelConfig& config, absl::Span<const SegmentPlan> plan);
 
+// The same, linear layers and attention apart.
+struct PrefillOps {
+  double linear = 0;
+  double attention = 0;
+  double total() const { return linear + attention; }
+};
+PrefillOps PrunedPrefillOps(const ModelConfig& config, absl::Span<const SegmentPlan> plan);
+
 // As published: every layer of a segment computes everything for the segment's rows.
 double PublishedPrefillFlops(const ModelConfig& config, absl::Span<const SegmentPlan> plan);
 

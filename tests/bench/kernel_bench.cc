@@ -13,16 +13,34 @@
 #include "absl/strings/numbers.h"
 #include "engine/backend/cpu/cpu_backend.h"
 #include "engine/base/check.h"
-#include "tests/bench/kernel_probes.h"
+#include "tools/common/machine_probe.h"
 
 namespace slim {
 namespace {
 
+// Per second; 0: the kernels have no such instruction.
+struct MachinePeaks {
+  double int8_ops = 0;
+  double bf16_ops = 0;
+  double fp32_ops = 0;
+  double read_bytes = 0;
+};
+
 struct Bench {
   std::unique_ptr<Backend> backend;
-  CpuIsa isa = CpuIsa::kPortable;
   MachinePeaks peaks;
 };
+
+double OrDie(const absl::StatusOr<double>& value) {
+  SLIM_CHECK(value.ok());
+  return *value;
+}
+
+MachinePeaks MeasurePeaks(const BackendInfo& info) {
+  MachineProbe probe(info.isa, info.num_threads);
+  return {OrDie(probe.PeakOps(Arithmetic::kInt8)), OrDie(probe.PeakOps(Arithmetic::kBf16)),
+          OrDie(probe.PeakOps(Arithmetic::kFp32)), OrDie(probe.ReadBandwidth())};
+}
 
 // Median seconds of one call, after warming up; about a quarter of a second in all.
 template <typename F>
@@ -263,13 +281,8 @@ int Main(int argc, char** argv) {
     return 1;
   }
   bench.backend = *std::move(backend);
-  bench.isa = *options.isa;
   const BackendInfo& info = bench.backend->info();
-  ThreadPool::Options pool_options;
-  pool_options.num_threads = info.num_threads;
-  auto pool = ThreadPool::Create(pool_options);
-  SLIM_CHECK(pool.ok());
-  bench.peaks = MeasurePeaks(bench.isa, **pool);
+  bench.peaks = MeasurePeaks(info);
   std::printf(
       "%s, %s, %d threads\npeaks: int8 %.0f GOP/s, bf16 %.0f, fp32 %.0f GFLOP/s, read %.1f "
       "GB/s\n",

@@ -175,6 +175,7 @@ def test_bench_serve(server, tmp_path):
 
 def test_bench_prefill_and_decode(tmp_path):
     out = tmp_path / "rows.json"
+    rooflines = []
     for arguments, fields in (
             (("prefill", "--lengths", "256", "--pruning", "off", "--runs", "1"),
              ("length", "ttft_seconds_median", "ttft_seconds_p95", "tokens_per_second")),
@@ -183,8 +184,23 @@ def test_bench_prefill_and_decode(tmp_path):
         done = subprocess.run([BENCH, "--json", str(out), *arguments, "--model", str(MODEL)],
                               capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        row = json.loads(out.read_text())["rows"][0]
+        result = json.loads(out.read_text())
+        row = result["rows"][0]
         assert all(row[name] > 0 for name in fields), row
+        assert "roofline" in done.stdout
+        rooflines.append(row["roofline"])
+    prefill, decode = rooflines
+    # 29 layers of 256 rows; the last one computes K and V of all rows and the rest of one.
+    assert prefill["linear_operations"] == 29 * 256 * 7077888 + 256 * 442368 + 6635520
+    assert prefill["attention_operations"] == 29 * 2 * 576 * 256 * 257 + 4 * 576 * 256
+    # The measured steps see 19 to 26 tokens, in bf16 or fp32.
+    assert decode["kv_bytes"] in [22.5 * 30 * 2 * 192 * element for element in (2, 4)]
+    assert 0.9e8 < decode["weight_bytes"] < 1.0e8
+    if result["machine"]["isa"] != "portable":  # which has no probe
+        assert prefill["peak_arithmetic"] == "int8"
+        # A probe on a machine that runs other tests too may miss the peak.
+        assert 0 < prefill["share_of_peak"] < 1.5
+        assert 0 < decode["share_of_read"] < 1.5
 
 
 @pytest.mark.parametrize("arguments", [

@@ -29,7 +29,8 @@ LIBRARIES = [
     (r"CLI/", r"server/config\.cc|tools/"),
     (r"cuda|cublas", r"engine/backend/cuda/|kvcache/block_copier_cuda\.cc"),
     # Concrete classes: only those who build the objects name them.
-    (r"engine/backend/cpu/", r"engine/backend/(cpu/|create_backend\.)|tools/common/local_engine\.cc"),
+    (r"engine/backend/cpu/",
+     r"engine/backend/(cpu/|create_backend\.)|tools/common/(local_engine|machine_probe)\.cc"),
     (r"engine/llama_engine\.h", r"engine/"),
 ]
 

@@ -36,6 +36,12 @@ TEST(BenchOptionsTest, PrefillReadsListsAndSizesTheCache) {
   EXPECT_EQ(parsed.options.prefill.runs, 3);
   EXPECT_EQ(parsed.options.local.tokens_per_stream, 8005);
   EXPECT_EQ(parsed.options.json, "x.json");
+  EXPECT_TRUE(parsed.options.prefill.roofline);
+}
+
+TEST(BenchOptionsTest, TheRooflineCanBeLeftOut) {
+  EXPECT_FALSE(Parse({"prefill", "--no_roofline"}).options.prefill.roofline);
+  EXPECT_FALSE(Parse({"decode", "--no_roofline"}).options.decode.roofline);
 }
 
 TEST(BenchOptionsTest, PublishedShapesNeedRandomWeights) {

@@ -51,6 +51,25 @@ TEST(ResultJsonTest, WhatIsNotKnownIsNull) {
   EXPECT_TRUE(row["speedup_vs_off"].is_null());
   EXPECT_EQ(json::parse(row.dump()), row);
   EXPECT_TRUE(ToJson(EvalRow())["length"].is_null());
+  EXPECT_TRUE(row["roofline"].is_null());
+  EXPECT_TRUE(ToJson(DecodeRow())["roofline"].is_null());
+}
+
+TEST(ResultJsonTest, ARooflineIsAnObject) {
+  PrefillRow prefill;
+  prefill.roofline.emplace();
+  prefill.roofline->linear_operations = 3e9;
+  ExpectKeys(ToJson(prefill)["roofline"],
+             {"linear_operations", "attention_operations", "operations_per_second",
+              "peak_arithmetic", "peak_operations_per_second", "share_of_peak"});
+  EXPECT_EQ(ToJson(prefill)["roofline"]["linear_operations"], 3e9);
+  DecodeRow decode;
+  decode.roofline.emplace();
+  decode.roofline->kv_bytes = 5e6;
+  ExpectKeys(ToJson(decode)["roofline"],
+             {"weight_bytes", "kv_bytes", "bytes_per_second", "read_bytes_per_second_before",
+              "read_bytes_per_second_after", "share_of_read"});
+  EXPECT_EQ(ToJson(decode)["roofline"]["kv_bytes"], 5e6);
 }
 
 TEST(ResultJsonTest, WritesAFileThatReadsBack) {

@@ -29,6 +29,7 @@ struct Texts {
   double request_timeout_seconds = 600;
   std::string backend = "cpu";
   bool random_weights = false;
+  bool no_roofline = false;
 };
 
 void AddLocal(CLI::App* app, LocalModelOptions* local, Texts* texts) {
@@ -43,6 +44,8 @@ void AddLocal(CLI::App* app, LocalModelOptions* local, Texts* texts) {
       ->capture_default_str();
   app->add_option("--threads", local->threads, "0: as many as the machine allows")
       ->check(CLI::Range(0, 1024));
+  app->add_flag("--no_roofline", texts->no_roofline,
+                "leave out the probes of the machine's peak and bandwidth (cpu)");
   app->add_option("--isa", local->isa, "portable, avx2, avx512vnni, ... (default: the best)");
 }
 
@@ -153,6 +156,7 @@ absl::Status Resolve(const Texts& texts, BenchOptions* options) {
   if (local.geometry.empty() == texts.random_weights) {
     return absl::InvalidArgumentError("--geometry and --random_weights go together");
   }
+  prefill.roofline = decode.roofline = !texts.no_roofline;
   switch (options->command) {
     case BenchOptions::Command::kPrefill: {
       SLIM_ASSIGN_OR_RETURN(prefill.lengths,

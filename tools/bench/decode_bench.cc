@@ -4,6 +4,7 @@
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "tools/bench/local_benches.h"
+#include "tools/bench/roofline.h"
 #include "tools/common/statistics.h"
 #include "tools/common/text_table.h"
 
@@ -20,7 +21,7 @@ struct Case {
   std::vector<PrefillResult> streams;
   std::vector<SequenceId> ids;
   std::vector<double> seconds;  // of every measured step of all streams together
-  KvStats before;
+  EngineStats before;
 };
 
 absl::Status RunSteps(Case* one, int64_t steps) {
@@ -37,7 +38,7 @@ absl::Status MeasureByTurns(const DecodeBenchOptions& options, std::vector<Case>
   for (Case& one : *cases) {
     SLIM_RETURN_IF_ERROR(RunSteps(&one, kWarmUpSteps));
     one.seconds.clear();
-    one.before = one.model->engine->stats().kv;
+    one.before = one.model->engine->stats();
   }
   const int64_t steps = options.max_new_tokens;
   const int64_t turns = std::min(kTurns, steps);
@@ -50,20 +51,26 @@ absl::Status MeasureByTurns(const DecodeBenchOptions& options, std::vector<Case>
 }
 
 DecodeRow MakeRow(const Case& one) {
-  const KvStats after = one.model->engine->stats().kv;
+  const KvStats before = one.before.kv, after = one.model->engine->stats().kv;
   DecodeRow row;
   row.streams = static_cast<int>(one.streams.size());
   row.seconds_per_token_median = Median(one.seconds);
   double total = 0;
   for (const double step : one.seconds) total += step;
   row.tokens_per_second = static_cast<double>(one.seconds.size() * one.streams.size()) / total;
-  row.kv_stall_share = (after.stall_seconds - one.before.stall_seconds) / total;
-  const auto on_time = static_cast<double>(after.prefetch_on_time - one.before.prefetch_on_time);
-  const auto late = static_cast<double>(after.prefetch_late - one.before.prefetch_late);
+  row.kv_stall_share = (after.stall_seconds - before.stall_seconds) / total;
+  const auto on_time = static_cast<double>(after.prefetch_on_time - before.prefetch_on_time);
+  const auto late = static_cast<double>(after.prefetch_late - before.prefetch_late);
   if (on_time + late > 0) row.prefetch_on_time_share = on_time / (on_time + late);
   row.kv_tier = one.kv->tier == KvTier::kDiscrete ? "discrete" : "unified";
   row.prefetch = one.kv->prefetch;
   return row;
+}
+
+// Of one step, on average.
+double KvBytesOf(const Case& one) {
+  const int64_t bytes = one.model->engine->stats().decode_kv_bytes - one.before.decode_kv_bytes;
+  return static_cast<double>(bytes) / static_cast<double>(one.seconds.size());
 }
 
 absl::StatusOr<PrefillResult> StartStream(const DecodeBenchOptions& options,
@@ -92,6 +99,7 @@ absl::StatusOr<std::vector<DecodeRow>> RunDecodeBench(const DecodeBenchOptions& 
   std::vector<int64_t> counts = options.streams;
   std::sort(counts.begin(), counts.end());
   std::vector<DecodeRow> rows;
+  RooflineProbe probe(*models.at(0)->engine, options.roofline);
   for (const int64_t context : options.contexts) {
     for (const PruningChoice& choice : options.pruning) {
       std::vector<Case> cases(models.size());
@@ -109,12 +117,16 @@ absl::StatusOr<std::vector<DecodeRow>> RunDecodeBench(const DecodeBenchOptions& 
             one.streams.push_back(std::move(stream));
           }
         }
+        SLIM_ASSIGN_OR_RETURN(const double read_before, probe.ReadBandwidth());
         SLIM_RETURN_IF_ERROR(MeasureByTurns(options, &cases));
+        SLIM_ASSIGN_OR_RETURN(const double read_after, probe.ReadBandwidth());
         for (const Case& one : cases) {
           DecodeRow row = MakeRow(one);
           row.context = context;
           row.pruning = choice.name;
           row.decode_mode = options.decode_mode == DecodeMode::kReselect ? "reselect" : "frozen";
+          row.roofline =
+              probe.Decode(KvBytesOf(one), row.seconds_per_token_median, read_before, read_after);
           rows.push_back(std::move(row));
         }
       }
@@ -132,7 +144,7 @@ std::string DecodeTable(const std::vector<DecodeRow>& rows) {
                   Number(row.tokens_per_second, 1), Number(1000 * row.seconds_per_token_median, 2),
                   Number(row.kv_stall_share, 3), Number(row.prefetch_on_time_share, 3)});
   }
-  return table.Render();
+  return table.Render() + RooflineTable(rows);
 }
 
 }  // namespace slim

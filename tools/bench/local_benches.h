@@ -26,6 +26,7 @@ struct PrefillBenchOptions {
   int64_t question_tokens = 0;
   // One more run of each, not counted, with every op timed on the device.
   bool op_times = false;
+  bool roofline = true;  // CPU: probe the machine's peak before and after each length
   uint64_t seed = 1;
 };
 
@@ -50,6 +51,8 @@ struct DecodeBenchOptions {
   int64_t chunk_tokens = 512;
   uint64_t seed = 1;
   std::vector<KvChoice> kv = {KvChoice()};
+  // CPU: probe the machine's bandwidth before and after each measurement. Needs 256 MiB or more.
+  bool roofline = true;
 };
 
 // One row per context, mode, stream count and KV memory; models[i] was opened with options.kv[i].
@@ -58,7 +61,7 @@ struct DecodeBenchOptions {
 absl::StatusOr<std::vector<DecodeRow>> RunDecodeBench(const DecodeBenchOptions& options,
                                                       absl::Span<LocalModel* const> models);
 
-// With the share of each kind of op below where ops were timed.
+// With the rooflines below, and the share of each kind of op where ops were timed.
 std::string PrefillTable(const std::vector<PrefillRow>& rows);
 std::string DecodeTable(const std::vector<DecodeRow>& rows);
 

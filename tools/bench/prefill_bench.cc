@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
 #include "engine/prune/cost_model.h"
 #include "tools/bench/local_benches.h"
+#include "tools/bench/roofline.h"
 #include "tools/common/statistics.h"
 #include "tools/common/text_table.h"
 
@@ -112,6 +114,7 @@ std::string OpShareTable(const std::vector<PrefillRow>& rows) {
 absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOptions& options,
                                                         LocalModel* model) {
   std::vector<PrefillRow> rows;
+  RooflineProbe probe(*model->engine, options.roofline);
   for (const int64_t length : options.lengths) {
     std::vector<Case> cases;
     for (const PruningChoice& choice : options.pruning) {
@@ -125,6 +128,7 @@ absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOption
       cached.spec.cache_salt = cached.name;
       cases.push_back(std::move(cached));
     }
+    SLIM_ASSIGN_OR_RETURN(const double peak_before, probe.PeakOps());
     for (int run = -1; run < options.runs; ++run) {
       // Each run begins with another mode, so that none always follows the same one.
       for (size_t i = 0; i < cases.size(); ++i) {
@@ -134,6 +138,7 @@ absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOption
         if (run < 0) one.seconds.clear();
       }
     }
+    SLIM_ASSIGN_OR_RETURN(const double peak_after, probe.PeakOps());
     for (size_t i = 0; i < cases.size() && options.op_times; ++i) {
       SLIM_RETURN_IF_ERROR(TimeOps(options, model, &cases[i]));
     }
@@ -147,6 +152,9 @@ absl::StatusOr<std::vector<PrefillRow>> RunPrefillBench(const PrefillBenchOption
       if (cases[i].cached) {  // the same mode without the cache is the row before
         rows.back().speedup_vs_cold =
             Median(cases[i - 1].seconds) / rows.back().ttft_seconds_median;
+      } else {
+        rows.back().roofline =
+            probe.Prefill(cases[i].plan, rows.back().ttft_seconds_median, peak_before, peak_after);
       }
     }
   }
@@ -167,7 +175,9 @@ std::string PrefillTable(const std::vector<PrefillRow>& rows) {
   }
   const bool timed = std::any_of(rows.begin(), rows.end(),
                                  [](const PrefillRow& row) { return !row.op_seconds.empty(); });
-  return timed ? table.Render() + "\n" + OpShareTable(rows) : table.Render();
+  std::string text = table.Render() + RooflineTable(rows);
+  if (timed) absl::StrAppend(&text, "\n", OpShareTable(rows));
+  return text;
 }
 
 }  // namespace slim

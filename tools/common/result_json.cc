@@ -21,6 +21,26 @@ json Values(const std::vector<double>& values) {
   return list;
 }
 
+json RooflineJson(const absl::optional<PrefillRoofline>& roofline) {
+  if (!roofline.has_value()) return nullptr;
+  return json{{"linear_operations", Value(roofline->linear_operations)},
+              {"attention_operations", Value(roofline->attention_operations)},
+              {"operations_per_second", Value(roofline->operations_per_second)},
+              {"peak_arithmetic", roofline->peak_arithmetic},
+              {"peak_operations_per_second", Value(roofline->peak_operations_per_second)},
+              {"share_of_peak", Value(roofline->share_of_peak)}};
+}
+
+json RooflineJson(const absl::optional<DecodeRoofline>& roofline) {
+  if (!roofline.has_value()) return nullptr;
+  return json{{"weight_bytes", Value(roofline->weight_bytes)},
+              {"kv_bytes", Value(roofline->kv_bytes)},
+              {"bytes_per_second", Value(roofline->bytes_per_second)},
+              {"read_bytes_per_second_before", Value(roofline->read_bytes_per_second_before)},
+              {"read_bytes_per_second_after", Value(roofline->read_bytes_per_second_after)},
+              {"share_of_read", Value(roofline->share_of_read)}};
+}
+
 }  // namespace
 
 json ToJson(const MachineInfo& machine) {
@@ -50,7 +70,8 @@ json ToJson(const PrefillRow& row) {
               {"kv_bytes_ratio_bound", Value(row.kv_bytes_ratio_bound)},
               {"cached_tokens", row.cached_tokens},
               {"speedup_vs_cold", Value(row.speedup_vs_cold)},
-              {"op_seconds", row.op_seconds.empty() ? json(nullptr) : ops}};
+              {"op_seconds", row.op_seconds.empty() ? json(nullptr) : ops},
+              {"roofline", RooflineJson(row.roofline)}};
 }
 
 json ToJson(const DecodeRow& row) {
@@ -63,7 +84,8 @@ json ToJson(const DecodeRow& row) {
               {"kv_tier", row.kv_tier},
               {"prefetch", row.prefetch},
               {"kv_stall_share", Value(row.kv_stall_share)},
-              {"prefetch_on_time_share", Value(row.prefetch_on_time_share)}};
+              {"prefetch_on_time_share", Value(row.prefetch_on_time_share)},
+              {"roofline", RooflineJson(row.roofline)}};
 }
 
 json ToJson(const ServeRow& row) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/optional.h"
 #include "nlohmann/json.hpp"
 
 namespace slim {
@@ -24,6 +25,28 @@ struct MachineInfo {
   std::string commit;
   // Beyond the fixed keys.
   double load_seconds = kNoValue;  // from opening the file to a model ready to compute
+};
+
+// What a prefill achieved beside the machine's peak (tools/bench/roofline.h says what is counted).
+// A multiply and an add are two operations.
+struct PrefillRoofline {
+  double linear_operations = kNoValue;  // of one prompt
+  double attention_operations = kNoValue;
+  double operations_per_second = kNoValue;       // of both together
+  std::string peak_arithmetic;                   // "int8"; "fp32" where weights are floats
+  double peak_operations_per_second = kNoValue;  // NaN: no probe for these kernels
+  double share_of_peak = kNoValue;               // 1: at the peak
+};
+
+// What a decode step read at least, beside what the machine's memory gave right before and right
+// after; the share is of the larger of the two.
+struct DecodeRoofline {
+  double weight_bytes = kNoValue;  // of one step of all streams
+  double kv_bytes = kNoValue;
+  double bytes_per_second = kNoValue;              // of both together
+  double read_bytes_per_second_before = kNoValue;  // NaN: no probe for these kernels
+  double read_bytes_per_second_after = kNoValue;
+  double share_of_read = kNoValue;  // 1: at the memory's bandwidth
 };
 
 struct PrefillRow {
@@ -45,6 +68,8 @@ struct PrefillRow {
   int64_t cached_tokens = 0;               // that came from the prefix cache
   double speedup_vs_cold = kNoValue;       // over the same mode without the prefix cache
   std::vector<std::pair<std::string, double>> op_seconds;  // on the device, longest first
+  // "roofline", null: not the CPU, not wanted, or a part came from the prefix cache.
+  absl::optional<PrefillRoofline> roofline;
 };
 
 struct DecodeRow {
@@ -59,6 +84,7 @@ struct DecodeRow {
   bool prefetch = true;
   double kv_stall_share = kNoValue;          // of decode time
   double prefetch_on_time_share = kNoValue;  // of slabs; NaN in the unified tier
+  absl::optional<DecodeRoofline> roofline;   // "roofline", null: not the CPU, or not wanted
 };
 
 struct ServeRow {

@@ -19,7 +19,9 @@ class Ours:
     def load(self, request):
         self._peak_memory_bytes = 0
         self._program = os.environ.get("SLIMINFER_BENCH", str(ROOT / "build/bin/sliminfer-bench"))
-        self._common = ["--model", request["model"], "--threads", str(request["threads"])]
+        # The probes would count as memory of ours.
+        self._common = ["--model", request["model"], "--threads", str(request["threads"]),
+                        "--no_roofline"]
         smallest = ["--lengths", "1", "--pruning", "off", "--runs", "1"]
         machine = self._bench("prefill", *smallest)["machine"]
         return {"settings": f"kernels {machine['isa']}, commit {machine['commit']}",

@@ -136,6 +136,9 @@ TEST(CostModelTest, CountsATinyModelByHand) {
   // Layer 0 decides for 2 rows out of 3; layer 1 is last.
   EXPECT_DOUBLE_EQ(PrunedPrefillFlops(config, Plan({{1, 3}, {1, 2}})),
                    (24 + 2 * 52 + 4 * 2 * 4) + (16 + 52 + 4 * 2 * 2));
+  const PrefillOps ops = PrunedPrefillOps(config, Plan({{1, 3}, {1, 2}}));
+  EXPECT_DOUBLE_EQ(ops.linear, (24 + 2 * 52) + (16 + 52));
+  EXPECT_DOUBLE_EQ(ops.attention, 4 * 2 * 4 + 4 * 2 * 2);
 }
 
 TEST(CostModelTest, DroppingMoreNeverCostsMore) {
