@@ -9,11 +9,15 @@
 #include "engine/backend/cpu/ops.h"
 #include "engine/base/available_memory.h"
 #include "engine/base/check.h"
+#include "engine/base/log.h"
 #include "engine/base/status_macros.h"
 #include "engine/tensor/dequantize.h"
 
 namespace slim {
 namespace {
+
+// The weights' second forms take at most one part in so many of the memory that was available.
+constexpr int64_t kPromptMemoryShare = 8;
 
 const KernelTable& KernelsFor(CpuIsa isa) {
   switch (isa) {
@@ -56,7 +60,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const CpuBackendOpti
   backend->info_.isa = std::string(CpuIsaName(isa));
   backend->info_.num_threads = pool_options.num_threads;
   backend->info_.kv_type = KvType::kBF16;
-  backend->prompt_bytes_left_ = AvailableMemoryBytes() / 4;
+  backend->prompt_bytes_left_ = AvailableMemoryBytes() / kPromptMemoryShare;
   backend->info_.prompt_rows_apart = backend->context_.kernels->gemm_prompt != nullptr;
   return std::unique_ptr<Backend>(std::move(backend));
 }
@@ -82,7 +86,14 @@ absl::StatusOr<std::unique_ptr<LinearWeight>> CpuBackend::PrepareLinear(const Ho
 absl::Status CpuBackend::PreparePromptRows(LinearWeight& weight) {
   auto& packed = static_cast<PackedWeight&>(weight);
   const int64_t bytes = packed.PromptBytes(*context_.kernels);
-  if (bytes > prompt_bytes_left_) return absl::OkStatus();
+  if (bytes > prompt_bytes_left_) {
+    if (!prompt_room_ended_) {
+      Log(LogLevel::kWarning, "prompt_weights_left_out",
+          {{"bytes_of_next_weight", bytes}, {"bytes_left", prompt_bytes_left_}});
+    }
+    prompt_room_ended_ = true;
+    return absl::OkStatus();
+  }
   prompt_bytes_left_ -= bytes;
   return packed.PreparePromptRows(arena_, *pool_, *context_.kernels);
 }

@@ -37,8 +37,8 @@ class CpuBackend final : public Backend {
   absl::Status CopyFromHost(const void* host, void* device, int64_t bytes) override;
   absl::Status CopyToHost(const void* device, void* host, int64_t bytes) override;
   absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(const HostTensor& tensor) override;
-  // Only while the forms for prompt rows together fit into a quarter of the memory that was
-  // available when the backend was made.
+  // Only while the forms for prompt rows together fit into an eighth of the memory that was
+  // available when the backend was made: without its form a weight is slower, not wrong.
   absl::Status PreparePromptRows(LinearWeight& weight) override;
   absl::StatusOr<Buffer> PrepareVector(const HostTensor& tensor) override;
   // INVALID_ARGUMENT unless keys and values are bf16, head_dim is a multiple of 16 and block_tokens
@@ -64,6 +64,7 @@ class CpuBackend final : public Backend {
   CpuContext context_;
   WeightArena arena_;
   int64_t prompt_bytes_left_ = 0;
+  bool prompt_room_ended_ = false;
   std::unique_ptr<ThreadPool> pool_;  // last: its threads run code that uses the rest
 };
 

@@ -12,13 +12,12 @@
 namespace slim {
 namespace {
 
-void RotateHead(const CpuModelShape& shape, const float* angles, float* head) {
-  const int half = shape.rotary_dims / 2;
-  const int first_step = shape.neighbouring_pairs ? 2 : 1;
-  const int second = shape.neighbouring_pairs ? 1 : half;
+// Constant distances, so that the compiler can take several pairs at a time.
+template <bool kNeighbours>
+void RotateHead(const float* __restrict angles, int half, float* __restrict head) {
   for (int i = 0; i < half; ++i) {
-    float& a = head[i * first_step];
-    float& b = head[i * first_step + second];
+    float& a = kNeighbours ? head[2 * i] : head[i];
+    float& b = kNeighbours ? head[2 * i + 1] : head[i + half];
     const float u = a, v = b, c = angles[2 * i], s = angles[2 * i + 1];
     a = u * c - v * s;
     b = u * s + v * c;
@@ -29,7 +28,14 @@ void RotateRow(const CpuModelShape& shape, int32_t position, float* row, int64_t
   SLIM_CHECK(position >= 0 && position < shape.max_positions);
   const float* angles =
       static_cast<const float*>(shape.rope.data()) + int64_t{position} * shape.rotary_dims;
-  for (int64_t h = 0; h < cols; h += shape.layout.head_dim) RotateHead(shape, angles, row + h);
+  const int half = shape.rotary_dims / 2;
+  for (int64_t h = 0; h < cols; h += shape.layout.head_dim) {
+    if (shape.neighbouring_pairs) {
+      RotateHead<true>(angles, half, row + h);
+    } else {
+      RotateHead<false>(angles, half, row + h);
+    }
+  }
 }
 
 // Keys and values of one row, [kv_heads, head_dim] each, into slot `slot` of the slab.
