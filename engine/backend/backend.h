@@ -68,7 +68,8 @@ class Buffer {
   std::function<void(void*)> release_;
 };
 
-// A weight matrix [outputs, inputs] in the backend's own layout. Immutable after it was prepared.
+// A weight matrix [outputs, inputs] in the backend's own layout. Immutable once prepared
+// (PrepareLinear, PreparePromptRows).
 class LinearWeight {
  public:
   virtual ~LinearWeight() = default;
@@ -188,9 +189,12 @@ class Backend {
   // Repacks a weight for the kernels. INVALID_ARGUMENT when cols is not a multiple of 32 for a
   // quantised type or the type is not supported.
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(const HostTensor& tensor) = 0;
-  // Told of a weight that prompt rows (LinearInput::prompt_rows) will be multiplied with, before
-  // its first use: the backend may keep a second form of it for them. RESOURCE_EXHAUSTED.
-  virtual absl::Status PreparePromptRows(LinearWeight& weight) { return absl::OkStatus(); }
+  // Told, once and before their first use, of all weights that prompt rows
+  // (LinearInput::prompt_rows) will be multiplied with: the backend may keep second forms for them.
+  // RESOURCE_EXHAUSTED.
+  virtual absl::Status PreparePromptRows(absl::Span<LinearWeight* const> weights) {
+    return absl::OkStatus();
+  }
   // A vector (norm weight, bias) of type F32, F16 or BF16 as float32.
   virtual absl::StatusOr<Buffer> PrepareVector(const HostTensor& tensor) = 0;
 

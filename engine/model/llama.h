@@ -18,16 +18,16 @@
 
 namespace slim {
 
-// The rows of one layer, ordered in three runs:
-//   finish   K and V of this layer exist already; compute query, attention, output, FFN
-//   full     compute everything
-//   kv_only  compute and store K and V; the hidden row stays as it is
 // Rows [begin, end) of a batch, all of them prompt rows as LinearInput::prompt_rows means them.
 struct PromptRowRange {
   int64_t begin = 0;
   int64_t end = 0;
 };
 
+// The rows of one layer, ordered in three runs:
+//   finish   K and V of this layer exist already; compute query, attention, output, FFN
+//   full     compute everything
+//   kv_only  compute and store K and V; the hidden row stays as it is
 struct LayerBatch {
   TensorView hidden;  // [finish + full + kv_only, d], updated in place
   int64_t finish_rows = 0;

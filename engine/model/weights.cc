@@ -19,14 +19,6 @@ class WeightLoader {
     return weight;
   }
 
-  // A matrix of a layer, which prompt rows pass too.
-  absl::StatusOr<std::unique_ptr<LinearWeight>> LayerMatrix(const std::string& name, int64_t rows,
-                                                            int64_t cols) {
-    SLIM_ASSIGN_OR_RETURN(std::unique_ptr<LinearWeight> weight, Matrix(name, rows, cols));
-    SLIM_RETURN_IF_ERROR(backend_.PreparePromptRows(*weight));
-    return weight;
-  }
-
   absl::StatusOr<Buffer> Vector(const std::string& name, int64_t size) {
     SLIM_ASSIGN_OR_RETURN(const HostTensor tensor, Find(name, 1, size));
     SLIM_ASSIGN_OR_RETURN(Buffer buffer, backend_.PrepareVector(tensor));
@@ -52,6 +44,17 @@ class WeightLoader {
   int64_t bytes_ = 0;
 };
 
+// What prompt rows are multiplied with: every matrix of the layers.
+absl::Status PreparePromptRows(const ModelWeights& weights, Backend& backend) {
+  std::vector<LinearWeight*> matrices;
+  for (const LayerWeights& w : weights.layers) {
+    for (const auto* matrix : {&w.query, &w.key, &w.value, &w.output, &w.gate, &w.up, &w.down}) {
+      matrices.push_back(matrix->get());
+    }
+  }
+  return backend.PreparePromptRows(matrices);
+}
+
 absl::StatusOr<LayerWeights> LoadLayer(WeightLoader& loader, const ModelConfig& config, int layer) {
   const std::string prefix = absl::StrCat("blk.", layer, ".");
   const int64_t d = config.width;
@@ -59,21 +62,19 @@ absl::StatusOr<LayerWeights> LoadLayer(WeightLoader& loader, const ModelConfig& 
   const int64_t kv_cols = int64_t{config.num_kv_heads} * config.head_dim;
   LayerWeights w;
   SLIM_ASSIGN_OR_RETURN(w.attention_norm, loader.Vector(prefix + "attn_norm.weight", d));
-  SLIM_ASSIGN_OR_RETURN(w.query, loader.LayerMatrix(prefix + "attn_q.weight", query_cols, d));
-  SLIM_ASSIGN_OR_RETURN(w.key, loader.LayerMatrix(prefix + "attn_k.weight", kv_cols, d));
-  SLIM_ASSIGN_OR_RETURN(w.value, loader.LayerMatrix(prefix + "attn_v.weight", kv_cols, d));
+  SLIM_ASSIGN_OR_RETURN(w.query, loader.Matrix(prefix + "attn_q.weight", query_cols, d));
+  SLIM_ASSIGN_OR_RETURN(w.key, loader.Matrix(prefix + "attn_k.weight", kv_cols, d));
+  SLIM_ASSIGN_OR_RETURN(w.value, loader.Matrix(prefix + "attn_v.weight", kv_cols, d));
   if (config.qkv_bias) {
     SLIM_ASSIGN_OR_RETURN(w.query_bias, loader.Vector(prefix + "attn_q.bias", query_cols));
     SLIM_ASSIGN_OR_RETURN(w.key_bias, loader.Vector(prefix + "attn_k.bias", kv_cols));
     SLIM_ASSIGN_OR_RETURN(w.value_bias, loader.Vector(prefix + "attn_v.bias", kv_cols));
   }
-  SLIM_ASSIGN_OR_RETURN(w.output, loader.LayerMatrix(prefix + "attn_output.weight", d, query_cols));
+  SLIM_ASSIGN_OR_RETURN(w.output, loader.Matrix(prefix + "attn_output.weight", d, query_cols));
   SLIM_ASSIGN_OR_RETURN(w.ffn_norm, loader.Vector(prefix + "ffn_norm.weight", d));
-  SLIM_ASSIGN_OR_RETURN(w.gate,
-                        loader.LayerMatrix(prefix + "ffn_gate.weight", config.ffn_width, d));
-  SLIM_ASSIGN_OR_RETURN(w.up, loader.LayerMatrix(prefix + "ffn_up.weight", config.ffn_width, d));
-  SLIM_ASSIGN_OR_RETURN(w.down,
-                        loader.LayerMatrix(prefix + "ffn_down.weight", d, config.ffn_width));
+  SLIM_ASSIGN_OR_RETURN(w.gate, loader.Matrix(prefix + "ffn_gate.weight", config.ffn_width, d));
+  SLIM_ASSIGN_OR_RETURN(w.up, loader.Matrix(prefix + "ffn_up.weight", config.ffn_width, d));
+  SLIM_ASSIGN_OR_RETURN(w.down, loader.Matrix(prefix + "ffn_down.weight", d, config.ffn_width));
   return w;
 }
 
@@ -95,6 +96,7 @@ absl::StatusOr<ModelWeights> LoadWeights(const TensorSource& source, const Model
     SLIM_ASSIGN_OR_RETURN(LayerWeights w, LoadLayer(loader, config, layer));
     weights.layers.push_back(std::move(w));
   }
+  SLIM_RETURN_IF_ERROR(PreparePromptRows(weights, backend));
   weights.bytes = loader.bytes();
   return weights;
 }

@@ -82,7 +82,7 @@ Weights MakeWeights(Backend& backend, DType dtype, int64_t outputs, int64_t inpu
   for (int i = 0; i < copies; ++i) {
     auto weight = backend.PrepareLinear(tensor);
     SLIM_CHECK(weight.ok());
-    SLIM_CHECK(backend.PreparePromptRows(**weight).ok());
+    SLIM_CHECK(backend.PreparePromptRows({weight->get()}).ok());
     weights.copies.push_back(*std::move(weight));
   }
   return weights;

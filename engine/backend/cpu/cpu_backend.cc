@@ -16,7 +16,7 @@
 namespace slim {
 namespace {
 
-// The weights' second forms take at most one part in so many of the memory that was available.
+// The weights' second forms take at most one part in so many of the available memory.
 constexpr int64_t kPromptMemoryShare = 8;
 
 const KernelTable& KernelsFor(CpuIsa isa) {
@@ -60,7 +60,6 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const CpuBackendOpti
   backend->info_.isa = std::string(CpuIsaName(isa));
   backend->info_.num_threads = pool_options.num_threads;
   backend->info_.kv_type = KvType::kBF16;
-  backend->prompt_bytes_left_ = AvailableMemoryBytes() / kPromptMemoryShare;
   backend->info_.prompt_rows_apart = backend->context_.kernels->gemm_prompt != nullptr;
   return std::unique_ptr<Backend>(std::move(backend));
 }
@@ -83,19 +82,23 @@ absl::StatusOr<std::unique_ptr<LinearWeight>> CpuBackend::PrepareLinear(const Ho
   return std::unique_ptr<LinearWeight>(std::move(weight));
 }
 
-absl::Status CpuBackend::PreparePromptRows(LinearWeight& weight) {
-  auto& packed = static_cast<PackedWeight&>(weight);
-  const int64_t bytes = packed.PromptBytes(*context_.kernels);
-  if (bytes > prompt_bytes_left_) {
-    if (!prompt_room_ended_) {
-      Log(LogLevel::kWarning, "prompt_weights_left_out",
-          {{"bytes_of_next_weight", bytes}, {"bytes_left", prompt_bytes_left_}});
-    }
-    prompt_room_ended_ = true;
+// All or none: otherwise a weight's arithmetic would depend on the others of the same call.
+absl::Status CpuBackend::PreparePromptRows(absl::Span<LinearWeight* const> weights) {
+  int64_t bytes = 0;
+  for (const LinearWeight* weight : weights) {
+    bytes += static_cast<const PackedWeight*>(weight)->PromptBytes(*context_.kernels);
+  }
+  const int64_t room = AvailableMemoryBytes() / kPromptMemoryShare;
+  if (bytes > room) {
+    Log(LogLevel::kWarning, "prompt_weights_left_out",
+        {{"bytes", bytes}, {"room", room}, {"effect", "prompts are computed more slowly"}});
     return absl::OkStatus();
   }
-  prompt_bytes_left_ -= bytes;
-  return packed.PreparePromptRows(arena_, *pool_, *context_.kernels);
+  for (LinearWeight* weight : weights) {
+    SLIM_RETURN_IF_ERROR(
+        static_cast<PackedWeight*>(weight)->PreparePromptRows(arena_, *pool_, *context_.kernels));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Buffer> CpuBackend::PrepareVector(const HostTensor& tensor) {

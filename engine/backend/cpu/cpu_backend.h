@@ -1,6 +1,6 @@
 // The CPU backend: vectorised kernels chosen for the processor at run time, threads of its own,
-// weights repacked at load and kept in the precision of the file, activations quantised to int8 for
-// quantised weights, keys and values in bf16.
+// weights repacked at load and kept in the precision of the file (and once more in bytes, for
+// prompt rows), activations quantised to int8 for quantised weights, keys and values in bf16.
 //
 // What is computed for a row is the same bit for bit whatever else is in the call and however many
 // threads there are; it differs (by rounding) from one instruction set to the next, except for
@@ -37,9 +37,9 @@ class CpuBackend final : public Backend {
   absl::Status CopyFromHost(const void* host, void* device, int64_t bytes) override;
   absl::Status CopyToHost(const void* device, void* host, int64_t bytes) override;
   absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(const HostTensor& tensor) override;
-  // Only while the forms for prompt rows together fit into an eighth of the memory that was
-  // available when the backend was made: without its form a weight is slower, not wrong.
-  absl::Status PreparePromptRows(LinearWeight& weight) override;
+  // None gets its form when all together do not fit into an eighth of the available memory: prompt
+  // rows are computed like others then, more slowly.
+  absl::Status PreparePromptRows(absl::Span<LinearWeight* const> weights) override;
   absl::StatusOr<Buffer> PrepareVector(const HostTensor& tensor) override;
   // INVALID_ARGUMENT unless keys and values are bf16, head_dim is a multiple of 16 and block_tokens
   // is 32, 64, 128, 256 or 512.
@@ -63,8 +63,6 @@ class CpuBackend final : public Backend {
   BackendInfo info_;
   CpuContext context_;
   WeightArena arena_;
-  int64_t prompt_bytes_left_ = 0;
-  bool prompt_room_ended_ = false;
   std::unique_ptr<ThreadPool> pool_;  // last: its threads run code that uses the rest
 };
 

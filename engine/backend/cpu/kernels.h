@@ -13,18 +13,22 @@
 namespace slim {
 
 inline constexpr int kTileOutputs = 16;   // outputs of one packed tile
-inline constexpr int kGroup = 32;         // inputs that share a scale
+inline constexpr int kGroup = 32;         // inputs that share a scale, but in gemm_prompt
 inline constexpr int kMaxPanelTiles = 3;  // tiles that one gemm call may cover
 inline constexpr int kPromptTiles = 2;    // tiles that one gemm_prompt call may cover
 inline constexpr int kPromptBlock = 64;   // inputs that are rotated together for gemm_prompt
 inline constexpr int kPromptSpan = 192;   // inputs that share a scale in gemm_prompt
+// Bit i: input i of a rotated block changes its sign first. i0 i1 ^ i2 i3 ^ i4 i5 of the bits of i,
+// a bent function: what all inputs have in common is spread evenly.
+inline constexpr uint64_t kPromptSigns = 0x8777788878887888u;
 
 constexpr int64_t PromptSpans(int64_t inputs) { return (inputs + kPromptSpan - 1) / kPromptSpan; }
 
 // How the elements of a packed weight are stored (packed_weight.h).
 enum class PackedKind : uint8_t { kU4, kU8, kF32, kF16, kBF16 };
 
-// Rows quantised to int8 by groups of 32: x = scale * q. groups = cols / 32.
+// Rows quantised to int8 by groups of 32: x = scale * q. groups = cols / 32. Prompt rows: values
+// hold q + 128, scales one per span of kPromptSpan inputs, and there are no sums.
 struct QuantizedRows {
   int8_t* values = nullptr;      // [rows, cols]
   float* scales = nullptr;       // [rows, groups]
@@ -77,7 +81,7 @@ struct GemmArgs {
   bool accumulate = false;
   float* out = nullptr;
   int64_t out_stride = 0;
-  void* scratch = nullptr;  // GemmScratchBytes(inputs), 64-byte aligned, for this call alone
+  void* scratch = nullptr;  // gemm: GemmScratchBytes(inputs), 64-byte aligned, for this call alone
 };
 
 // Bytes that a wide gemm needs to unpack a panel: bytes of the elements, scales and mins as float.
@@ -114,10 +118,12 @@ struct AttentionSpanArgs {
   bool add_values = false;  // continue the sums in `out`
   PromptKv prompt;          // attention_prompt_span only, which reads these and not the slabs
   float* scores = nullptr;  // scratch [kAttentionQueryBlock or num_queries, span_tokens]
-  void* weights = nullptr;  // scratch [kAttentionQueryBlock, span_tokens] of 4 bytes
-  float* max = nullptr;     // results, [num_queries]; -infinity where nothing is visible
-  float* sum = nullptr;     // [num_queries]
-  float* out = nullptr;     // [num_queries, head_dim], not normalised
+  // Scratch [kAttentionQueryBlock, span_tokens] of 4 bytes. attention_prompt_span, where
+  // span_tokens is a multiple of 64: bytes, and behind them a float per query and 64 tokens.
+  void* weights = nullptr;
+  float* max = nullptr;  // results, [num_queries]; -infinity where nothing is visible
+  float* sum = nullptr;  // [num_queries]
+  float* out = nullptr;  // [num_queries, head_dim], not normalised
 };
 inline constexpr int kAttentionQueryBlock = 12;
 inline constexpr int kAttentionSpanTokens = 512;  // the largest span_tokens

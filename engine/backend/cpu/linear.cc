@@ -19,7 +19,8 @@ constexpr int64_t kThinRows = 16;
 constexpr int64_t kPartRows = 128;
 constexpr int64_t kTransformElements = 8192;
 constexpr int64_t kPanelOutputs = kMaxPanelTiles * kTileOutputs;
-// Prompt rows of one part: so many share the cost of repacking a panel.
+// Prompt rows of one part at most: so many share the reading of a panel, and their bytes stay in
+// the second-level cache.
 constexpr int64_t kPromptPartRows = 512;
 
 struct Part {

@@ -14,6 +14,7 @@ namespace {
 void ComputeCenter(const AttentionSequence& sequence, const KvLayout& layout, int kv_head,
                    float* center) {
   constexpr int kFirst = 1, kEnd = 32;
+  static_assert(kEnd <= kExactPositions);
   std::fill_n(center, layout.head_dim, 0.0f);
   if (sequence.block_ids[0] != 0) return;
   const auto* keys = static_cast<const uint16_t*>(sequence.slabs[0]);

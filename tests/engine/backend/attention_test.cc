@@ -129,8 +129,8 @@ TEST_P(AttentionTest, PackedSequencesWithGapsAgreeWithTheReference) {
               Tolerance(), "packed");
 }
 
-// Prompt rows may score with keys and queries in bytes: a score is then off by about one per cent
-// of |q| |k| / 8, whose product is 8 here at most times.
+// Prompt rows may score and weigh in bytes (queries, keys, weights, values): a score is then off by
+// about one per cent of |q| |k| / 8, whose product is 8 here at most times.
 TEST_P(AttentionTest, PromptRowsAgreeWithTheReference) {
   auto backend = MakeCpu(GetParam());
   auto reference = MakeReference();

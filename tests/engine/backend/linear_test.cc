@@ -65,7 +65,7 @@ std::vector<float> RunLinear(Backend& backend, const TestTensor& w, std::vector<
                              bool prompt_rows = false) {
   auto weight = backend.PrepareLinear(w.tensor);
   SLIM_CHECK(weight.ok());
-  if (prompt_rows) SLIM_CHECK(backend.PreparePromptRows(**weight).ok());
+  if (prompt_rows) SLIM_CHECK(backend.PreparePromptRows({weight->get()}).ok());
   std::vector<float> out(rows * w.tensor.rows, 123.0f);
   if (residual != nullptr) out = *residual;
   LinearInput input;
@@ -112,12 +112,13 @@ TEST_P(LinearTest, EqualsTheEmulatedArithmetic) {
   }
 }
 
-// Blocks of 64 numbers times the Hadamard matrix.
+// Blocks of 64 numbers times the Hadamard matrix, with the kernels' signs.
 std::vector<double> Rotated(const float* x, int64_t cols) {
   std::vector<double> y(cols);
   for (int64_t i = 0; i < cols; ++i) {
     for (int64_t j = i / 64 * 64; j < i / 64 * 64 + 64; ++j) {
-      y[i] += __builtin_parityll(i & j & 63) ? -double{x[j]} : double{x[j]};
+      const bool negative = (__builtin_parityll(i & j & 63) ^ (kPromptSigns >> (j & 63) & 1)) != 0;
+      y[i] += negative ? -double{x[j]} : double{x[j]};
     }
   }
   return y;
@@ -153,7 +154,9 @@ TEST_P(LinearTest, PromptRowsStayWithinHalfAStep) {
     for (const DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
       const TestTensor w = RandomTensor(dtype, shape.outputs, shape.inputs, ++seed);
       std::vector<float> x = RandomFloats(shape.rows * shape.inputs, ++seed);
-      x[shape.inputs / 2] = 40.0f;  // large activations are what the rotation is for
+      // A large activation, and a part that all have in common.
+      x[shape.inputs / 2] = 40.0f;
+      for (int64_t k = shape.inputs; k < 2 * shape.inputs && shape.rows > 1; ++k) x[k] += 8.0f;
       const std::vector<float> y = RunLinear(*backend, w, x, shape.rows, Kind::kPlain, nullptr,
                                              nullptr, nullptr, nullptr, /*prompt_rows=*/true);
       const bool rotated = backend->info().prompt_rows_apart && shape.inputs % 64 == 0;
@@ -207,7 +210,7 @@ TEST_P(LinearTest, PromptRowsDoWithoutTheirForm) {
   ASSERT_TRUE(backend->Linear(input, {output}).ok());
   EXPECT_TRUE(SameBits(out.data(), want.data(), rows * outputs));
   EXPECT_FALSE(static_cast<const PackedWeight&>(**weight).has_prompt_form());
-  ASSERT_TRUE(backend->PreparePromptRows(**weight).ok());
+  ASSERT_TRUE(backend->PreparePromptRows({weight->get()}).ok());
   EXPECT_EQ(static_cast<const PackedWeight&>(**weight).has_prompt_form(),
             backend->info().prompt_rows_apart);
 }
