@@ -190,8 +190,8 @@ class Backend {
   // quantised type or the type is not supported.
   virtual absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(const HostTensor& tensor) = 0;
   // Told, once and before their first use, of all weights that prompt rows
-  // (LinearInput::prompt_rows) will be multiplied with: the backend may keep second forms for them.
-  // RESOURCE_EXHAUSTED.
+  // (LinearInput::prompt_rows) will be multiplied with: the backend may keep what makes that
+  // faster. RESOURCE_EXHAUSTED.
   virtual absl::Status PreparePromptRows(absl::Span<LinearWeight* const> weights) {
     return absl::OkStatus();
   }

@@ -9,15 +9,11 @@
 #include "engine/backend/cpu/ops.h"
 #include "engine/base/available_memory.h"
 #include "engine/base/check.h"
-#include "engine/base/log.h"
 #include "engine/base/status_macros.h"
 #include "engine/tensor/dequantize.h"
 
 namespace slim {
 namespace {
-
-// The weights' second forms take at most one part in so many of the available memory.
-constexpr int64_t kPromptMemoryShare = 8;
 
 const KernelTable& KernelsFor(CpuIsa isa) {
   switch (isa) {
@@ -79,24 +75,19 @@ absl::Status CpuBackend::CopyToHost(const void* device, void* host, int64_t byte
 absl::StatusOr<std::unique_ptr<LinearWeight>> CpuBackend::PrepareLinear(const HostTensor& tensor) {
   SLIM_ASSIGN_OR_RETURN(std::unique_ptr<PackedWeight> weight,
                         PackedWeight::Create(tensor, arena_, *pool_));
+  weight_bytes_ += weight->bytes();
   return std::unique_ptr<LinearWeight>(std::move(weight));
 }
 
-// All or none: otherwise a weight's arithmetic would depend on the others of the same call.
 absl::Status CpuBackend::PreparePromptRows(absl::Span<LinearWeight* const> weights) {
-  int64_t bytes = 0;
-  for (const LinearWeight* weight : weights) {
-    bytes += static_cast<const PackedWeight*>(weight)->PromptBytes(*context_.kernels);
-  }
-  const int64_t room = AvailableMemoryBytes() / kPromptMemoryShare;
-  if (bytes > room) {
-    Log(LogLevel::kWarning, "prompt_weights_left_out",
-        {{"bytes", bytes}, {"room", room}, {"effect", "prompts are computed more slowly"}});
-    return absl::OkStatus();
-  }
+  if (context_.kernels->pack_prompt_tile == nullptr) return absl::OkStatus();
+  int64_t room = std::min(weight_bytes_ / 2, AvailableMemoryBytes() / 8);
   for (LinearWeight* weight : weights) {
-    SLIM_RETURN_IF_ERROR(
-        static_cast<PackedWeight*>(weight)->PreparePromptRows(arena_, *pool_, *context_.kernels));
+    auto* packed = static_cast<PackedWeight*>(weight);
+    const int64_t bytes = packed->PromptBytes();
+    if (bytes == 0 || bytes > room) continue;
+    SLIM_RETURN_IF_ERROR(packed->KeepPromptForm(arena_, *pool_, *context_.kernels));
+    room -= bytes;
   }
   return absl::OkStatus();
 }

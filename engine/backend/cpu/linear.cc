@@ -26,7 +26,8 @@ constexpr int64_t kPromptPartRows = 512;
 struct Part {
   const PackedWeight* weight = nullptr;
   int64_t panels = 0;
-  int64_t first = 0;  // parts of one row chunk before this output's
+  int64_t first = 0;    // parts of one row chunk before this output's
+  PromptWeight prompt;  // LinearPlan::prompt and a quantised weight only
 };
 
 struct LinearPlan {
@@ -64,11 +65,8 @@ LinearPlan MakePlan(const CpuContext& context, const LinearInput& input,
     plan.precise |= output.precise;
   }
   plan.precise &= plan.any_quantized;
-  plan.prompt = input.prompt_rows && plan.any_quantized && !plan.precise &&
-                std::all_of(outputs.begin(), outputs.end(), [](const LinearOutput& output) {
-                  const auto* weight = static_cast<const PackedWeight*>(output.weight);
-                  return !weight->quantized() || weight->has_prompt_form();
-                });
+  plan.prompt = input.prompt_rows && context.kernels->gemm_prompt != nullptr &&
+                plan.any_quantized && !plan.precise && input.x.cols % kPromptBlock == 0;
   const bool thin = plan.rows <= kThinRows && !plan.prompt;
   plan.part_rows = thin ? plan.rows : kPartRows;
   plan.panel_tiles = thin ? 1 : plan.prompt ? kPromptTiles : kMaxPanelTiles;
@@ -79,12 +77,38 @@ LinearPlan MakePlan(const CpuContext& context, const LinearInput& input,
     SLIM_CHECK(outputs[i].bias == nullptr ||
                outputs[i].bias->bytes() >= weight->outputs() * int64_t{sizeof(float)});
     const int64_t panels = (weight->num_tiles() + plan.panel_tiles - 1) / plan.panel_tiles;
-    plan.parts[i] = {weight, panels, plan.panels};
+    plan.parts[i] = {weight, panels, plan.panels, {}};
     plan.panels += panels;
     plan.any_plain |= !weight->quantized();
   }
   if (plan.prompt) plan.part_rows = PromptPartRows(plan.rows, context.pool->num_threads());
   return plan;
+}
+
+// The weights' forms for prompt rows: those that are not kept are made, in scratch.
+absl::Status PreparePromptForms(CpuContext& context, LinearPlan& plan, size_t num_outputs) {
+  const absl::Span<Part> parts = absl::MakeSpan(plan.parts).subspan(0, num_outputs);
+  const auto missing = [](const Part& part) {
+    return part.weight->quantized() && part.weight->kept_prompt_form().bytes == nullptr;
+  };
+  int64_t bytes = 0;
+  for (const Part& part : parts) {
+    if (missing(part)) bytes += (part.weight->PromptBytes() + 63) / 64 * 64;
+  }
+  SLIM_ASSIGN_OR_RETURN(uint8_t * memory, context.prompt_weights.Get<uint8_t>(bytes));
+  for (Part& part : parts) {
+    const PackedWeight& weight = *part.weight;
+    part.prompt = weight.kept_prompt_form();
+    if (!missing(part)) continue;
+    part.prompt = weight.PromptFormIn(memory);
+    memory += (weight.PromptBytes() + 63) / 64 * 64;
+    context.pool->ParallelFor(weight.num_tiles(), 2, [&](int64_t begin, int64_t end, int) {
+      for (int64_t tile = begin; tile < end; ++tile) {
+        weight.PackPromptTile(tile, part.prompt, *context.kernels);
+      }
+    });
+  }
+  return absl::OkStatus();
 }
 
 // The input as the products read it.
@@ -226,7 +250,10 @@ void RunPart(const CpuContext& context, const LinearPlan& plan, const Activation
   args.x_scales = rows.scales;
   args.x_scaled_sums = rows.scaled_sums;
   args.x_sums = rows.sums;
-  if (plan.prompt) return context.kernels->gemm_prompt(args);
+  if (plan.prompt) {
+    args.prompt = PromptFormFrom(plan.parts[i].prompt, tile, args.inputs);
+    return context.kernels->gemm_prompt(args);
+  }
   if (plan.precise) return PreciseGemm(context, args, scratch.pairs);
   context.kernels->gemm(args);
 }
@@ -244,7 +271,8 @@ absl::Status CpuLinear(CpuContext& context, const LinearInput& input,
     SLIM_CHECK(input.norm_weight != nullptr &&
                input.norm_weight->bytes() >= input.x.cols * int64_t{sizeof(float)});
   }
-  const LinearPlan plan = MakePlan(context, input, outputs);
+  LinearPlan plan = MakePlan(context, input, outputs);
+  if (plan.prompt) SLIM_RETURN_IF_ERROR(PreparePromptForms(context, plan, outputs.size()));
   SLIM_ASSIGN_OR_RETURN(const Activations x, PrepareInput(context, input, plan));
   const int threads = context.pool->num_threads();
   const int64_t gemm_bytes = (GemmScratchBytes(input.x.cols) + 63) / 64 * 64;

@@ -109,35 +109,40 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> PackedWeight::Create(const HostTen
   return weight;
 }
 
-int64_t PackedWeight::PromptBytes(const KernelTable& kernels) const {
-  if (kernels.pack_prompt_tile == nullptr || !quantized() || inputs_ % kPromptBlock != 0) return 0;
+int64_t PackedWeight::PromptBytes() const {
+  if (!quantized() || inputs_ % kPromptBlock != 0) return 0;
   return num_tiles() * kTileOutputs * (inputs_ + 8 * PromptSpans(inputs_));
 }
 
-absl::Status PackedWeight::PreparePromptRows(WeightArena& arena, ThreadPool& pool,
-                                             const KernelTable& kernels) {
-  const int64_t bytes = PromptBytes(kernels), tiles = num_tiles();
-  if (bytes == 0) return absl::OkStatus();
-  SLIM_ASSIGN_OR_RETURN(uint8_t* const data, arena.Take(bytes, &prompt_chunk_));
-  const int64_t scales = tiles * kTileOutputs * PromptSpans(inputs_);
-  prompt_.bytes = reinterpret_cast<int8_t*>(data);
-  prompt_.scales = reinterpret_cast<float*>(data + tiles * kTileOutputs * inputs_);
-  prompt_.starts = reinterpret_cast<int32_t*>(prompt_.scales + scales);
-  pool.ParallelFor(tiles, 2, [&](int64_t begin, int64_t end, int) {
-    for (int64_t tile = begin; tile < end; ++tile) {
-      GemmArgs args;
-      Describe(tile, 1, &args);
-      kernels.pack_prompt_tile(args, args.prompt);
-    }
+PromptWeight PackedWeight::PromptFormIn(void* memory) const {
+  const int64_t outputs = num_tiles() * kTileOutputs;
+  PromptWeight form;
+  form.bytes = static_cast<int8_t*>(memory);
+  form.scales = reinterpret_cast<float*>(form.bytes + outputs * inputs_);
+  form.starts = reinterpret_cast<int32_t*>(form.scales + outputs * PromptSpans(inputs_));
+  return form;
+}
+
+void PackedWeight::PackPromptTile(int64_t tile, const PromptWeight& form,
+                                  const KernelTable& kernels) const {
+  GemmArgs args;
+  Describe(tile, 1, &args);
+  kernels.pack_prompt_tile(args, PromptFormFrom(form, tile, inputs_));
+}
+
+absl::Status PackedWeight::KeepPromptForm(WeightArena& arena, ThreadPool& pool,
+                                          const KernelTable& kernels) {
+  SLIM_ASSIGN_OR_RETURN(uint8_t* const data, arena.Take(PromptBytes(), &prompt_chunk_));
+  prompt_ = PromptFormIn(data);
+  pool.ParallelFor(num_tiles(), 2, [&](int64_t begin, int64_t end, int) {
+    for (int64_t tile = begin; tile < end; ++tile) PackPromptTile(tile, prompt_, kernels);
   });
   return absl::OkStatus();
 }
 
-PromptWeight PackedWeight::PromptTile(int64_t tile) const {
-  if (!has_prompt_form()) return {};
-  const int64_t first = tile * kTileOutputs, spans = PromptSpans(inputs_);
-  return {prompt_.bytes + first * inputs_, prompt_.scales + first * spans,
-          prompt_.starts + first * spans};
+PromptWeight PromptFormFrom(const PromptWeight& form, int64_t tile, int64_t inputs) {
+  const int64_t first = tile * kTileOutputs, spans = PromptSpans(inputs);
+  return {form.bytes + first * inputs, form.scales + first * spans, form.starts + first * spans};
 }
 
 void PackedWeight::PackTile(const HostTensor& tensor, int64_t tile) {
@@ -191,7 +196,6 @@ void PackedWeight::Describe(int64_t first_tile, int tiles, GemmArgs* args) const
   args->tile_bytes = tile_bytes_;
   args->scales = scales_ + first_tile * tile_scales_;
   args->tile_scales = tile_scales_;
-  args->prompt = PromptTile(first_tile);
 }
 
 void PackedWeight::Dequantize(int64_t output, float* out) const {

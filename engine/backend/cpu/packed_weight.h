@@ -8,8 +8,9 @@
 //   scales           f16, per tile and group: 16 scales, with Q4_1 followed by 16 mins
 //   F32, F16, BF16   [inputs][16 outputs], elements as in the file
 //
-// Nothing is rounded: the packed form holds the file's numbers. Beside it there may be a second one
-// for prompt rows, PromptWeight (kernels.h), which is. Immutable once prepared, thread-safe.
+// Nothing is rounded: the packed form holds the file's numbers. Prompt rows are multiplied with a
+// second form that is made from it, PromptWeight (kernels.h), kept beside it or made for a call.
+// Immutable once prepared, thread-safe.
 #ifndef ENGINE_BACKEND_CPU_PACKED_WEIGHT_H_
 #define ENGINE_BACKEND_CPU_PACKED_WEIGHT_H_
 
@@ -45,11 +46,14 @@ class PackedWeight final : public LinearWeight {
   DType dtype() const override { return dtype_; }
   int64_t bytes() const override { return num_tiles() * (tile_bytes_ + 2 * tile_scales_); }
 
-  // Adds the form for prompt rows, of PromptBytes() bytes. RESOURCE_EXHAUSTED: there is none then.
-  absl::Status PreparePromptRows(WeightArena& arena, ThreadPool& pool, const KernelTable& kernels);
-  // What it takes; 0 where prompt rows are multiplied like others.
-  int64_t PromptBytes(const KernelTable& kernels) const;
-  bool has_prompt_form() const { return prompt_.bytes != nullptr; }
+  // The form for prompt rows. PromptBytes: what it takes, 0 where type or shape allow none.
+  int64_t PromptBytes() const;
+  // Its parts in `memory` of PromptBytes() bytes, 64-byte aligned; PackPromptTile fills a tile's.
+  PromptWeight PromptFormIn(void* memory) const;
+  void PackPromptTile(int64_t tile, const PromptWeight& form, const KernelTable& kernels) const;
+  // Makes it once and for all. RESOURCE_EXHAUSTED.
+  absl::Status KeepPromptForm(WeightArena& arena, ThreadPool& pool, const KernelTable& kernels);
+  const PromptWeight& kept_prompt_form() const { return prompt_; }  // bytes are null when not kept
 
   PackedKind kind() const { return kind_; }
   bool quantized() const { return kind_ == PackedKind::kU4 || kind_ == PackedKind::kU8; }
@@ -65,7 +69,6 @@ class PackedWeight final : public LinearWeight {
   explicit PackedWeight(const HostTensor& tensor);
   void PackTile(const HostTensor& tensor, int64_t tile);
   void PackOutput(const HostTensor& tensor, int64_t output);
-  PromptWeight PromptTile(int64_t tile) const;
 
   int64_t outputs_, inputs_;
   DType dtype_;
@@ -78,8 +81,11 @@ class PackedWeight final : public LinearWeight {
   uint8_t* tiles_ = nullptr;
   uint16_t* scales_ = nullptr;
   std::shared_ptr<Buffer> prompt_chunk_;
-  PromptWeight prompt_;  // of tile 0
+  PromptWeight prompt_;
 };
+
+// The part of a form that begins with `tile`.
+PromptWeight PromptFormFrom(const PromptWeight& form, int64_t tile, int64_t inputs);
 
 }  // namespace slim
 

@@ -73,6 +73,7 @@ struct CpuContext {
   Scratch transformed, transformed_threads;
   Scratch quantized, scales, scaled_sums, sums;
   Scratch gemm_threads, pairs_threads;
+  Scratch prompt_weights;
   Scratch attention_threads, attention_partials, attention_visible;
   std::vector<AttentionTask> attention_tasks;
   std::vector<AttentionTask> attention_tiles;

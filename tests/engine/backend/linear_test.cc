@@ -193,26 +193,72 @@ TEST_P(LinearTest, PromptRowsStayWithinHalfAStep) {
   }
 }
 
-// Weights that would take more memory than there is for them are multiplied as they are.
-TEST_P(LinearTest, PromptRowsDoWithoutTheirForm) {
+// Whether a weight's form for prompt rows is kept or made for the call shows in no bit, whichever
+// weights share the call.
+TEST_P(LinearTest, PromptRowsDoNotDependOnWhatIsKept) {
   auto backend = MakeCpu(GetParam());
-  const int64_t rows = 9, inputs = 192, outputs = 40;
-  const TestTensor w = RandomTensor(DType::kQ4_1, outputs, inputs, 3);
+  const int64_t rows = 9, inputs = 192;
+  std::vector<TestTensor> tensors;
+  std::vector<std::unique_ptr<LinearWeight>> weights;
+  for (const int64_t outputs : {40, 17, 64}) {
+    tensors.push_back(RandomTensor(DType::kQ4_1, outputs, inputs, 3));
+    auto weight = backend->PrepareLinear(tensors.back().tensor);
+    ASSERT_TRUE(weight.ok()) << weight.status();
+    weights.push_back(*std::move(weight));
+  }
+  tensors.push_back(RandomTensor(DType::kF16, 20, inputs, 3));
+  auto floats = backend->PrepareLinear(tensors.back().tensor);
+  ASSERT_TRUE(floats.ok()) << floats.status();
+  weights.push_back(*std::move(floats));
   std::vector<float> x = RandomFloats(rows * inputs, 4);
-  const std::vector<float> want = RunLinear(*backend, w, x, rows);
-  auto weight = backend->PrepareLinear(w.tensor);
-  ASSERT_TRUE(weight.ok()) << weight.status();
-  std::vector<float> out(rows * outputs);
-  LinearInput input;
-  input.x = ViewOf(x, rows);
-  input.prompt_rows = true;
-  const LinearOutput output{weight->get(), ViewOf(out, rows), false, nullptr};
-  ASSERT_TRUE(backend->Linear(input, {output}).ok());
-  EXPECT_TRUE(SameBits(out.data(), want.data(), rows * outputs));
-  EXPECT_FALSE(static_cast<const PackedWeight&>(**weight).has_prompt_form());
-  ASSERT_TRUE(backend->PreparePromptRows({weight->get()}).ok());
-  EXPECT_EQ(static_cast<const PackedWeight&>(**weight).has_prompt_form(),
-            backend->info().prompt_rows_apart);
+  const auto run = [&](const std::vector<int>& chosen) {
+    std::vector<std::vector<float>> results;
+    for (const int i : chosen) results.emplace_back(rows * weights[i]->outputs());
+    std::vector<LinearOutput> outputs;
+    for (size_t i = 0; i < chosen.size(); ++i) {
+      outputs.push_back({weights[chosen[i]].get(), ViewOf(results[i], rows), false, nullptr});
+    }
+    LinearInput input;
+    input.x = ViewOf(x, rows);
+    input.prompt_rows = true;
+    SLIM_CHECK(backend->Linear(input, outputs).ok());
+    return results;
+  };
+  const auto none_kept = run({0, 1, 2, 3});
+  ASSERT_TRUE(backend->PreparePromptRows({weights[1].get()}).ok());
+  const auto kept = [&](int i) {
+    return static_cast<const PackedWeight&>(*weights[i]).kept_prompt_form().bytes != nullptr;
+  };
+  EXPECT_EQ(kept(1), backend->info().prompt_rows_apart);
+  EXPECT_FALSE(kept(0));
+  EXPECT_EQ(run({0, 1, 2, 3}), none_kept);
+  EXPECT_EQ(run({1, 0}), (std::vector<std::vector<float>>{none_kept[1], none_kept[0]}));
+  EXPECT_EQ(run({1})[0], none_kept[1]);
+  EXPECT_EQ(run({2})[0], none_kept[2]);
+}
+
+// The forms take at most half of what the weights take.
+TEST_P(LinearTest, PromptFormsAreKeptWhileThereIsRoom) {
+  auto backend = MakeCpu(GetParam());
+  std::vector<std::unique_ptr<LinearWeight>> weights;
+  std::vector<LinearWeight*> all;
+  int64_t bytes = 0, kept = 0;
+  for (int i = 0; i < 20; ++i) {
+    const TestTensor w = RandomTensor(DType::kQ4_1, 64, 192, 3);
+    auto weight = backend->PrepareLinear(w.tensor);
+    ASSERT_TRUE(weight.ok()) << weight.status();
+    bytes += (*weight)->bytes();
+    weights.push_back(*std::move(weight));
+    all.push_back(weights.back().get());
+  }
+  ASSERT_TRUE(backend->PreparePromptRows(all).ok());
+  for (const LinearWeight* weight : all) {
+    const auto* packed = static_cast<const PackedWeight*>(weight);
+    if (packed->kept_prompt_form().bytes != nullptr) kept += packed->PromptBytes();
+  }
+  const int64_t one = static_cast<const PackedWeight*>(all[0])->PromptBytes();
+  EXPECT_LE(kept, bytes / 2);
+  EXPECT_EQ(kept > bytes / 2 - one, backend->info().prompt_rows_apart);
 }
 
 TEST_P(LinearTest, PromptRowsDoNotDependOnTheirBatchNorOnThreads) {
