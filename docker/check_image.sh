@@ -6,20 +6,24 @@ cd "$(dirname "$0")/.."
 
 usage() {
   cat <<'TEXT'
-usage: ./docker/check_image.sh [--engine docker|podman|buildah] [--image NAME] [--no-build] [-- BUILD_FLAG...]
+usage: ./docker/check_image.sh [--kind cpu|cuda] [--engine docker|podman|buildah] [--image NAME] [--no-build]
+                               [-- BUILD_FLAG...]
+  --kind      which Dockerfile, default: cpu; cuda is checked as it serves without a GPU
   --engine    default: the first of these that answers
-  --image     default: sliminfer-server:cpu
+  --image     default: sliminfer-server:KIND
   --no-build  check the image that is there
   --          everything after it goes to the build, e.g. -- --pull=never
 Needs curl, and the default model (./deploy/fetch_model.sh fetches it).
 TEXT
 }
 engine=
-image=sliminfer-server:cpu
+image=
+kind=cpu
 build=1
 build_flags=()
 while (($#)); do
   case $1 in
+    --kind) kind=${2:?--kind needs a name}; shift ;;
     --engine) engine=${2:?--engine needs a name}; shift ;;
     --image) image=${2:?--image needs a name}; shift ;;
     --no-build) build=0 ;;
@@ -29,6 +33,9 @@ while (($#)); do
   esac
   shift
 done
+dockerfile=docker/$kind.Dockerfile
+[[ -e $dockerfile ]] || { echo "--kind: there is no $dockerfile" >&2; usage >&2; exit 2; }
+image=${image:-sliminfer-server:$kind}
 if [[ -z $engine ]]; then
   for candidate in docker podman buildah; do
     if command -v "$candidate" >/dev/null && "$candidate" info >/dev/null 2>&1; then
@@ -69,11 +76,11 @@ passed() { echo "ok      $1"; }
 # `run` is started in the background, without namespaces, so ports are those of this machine.
 build_image() {
   case $engine in
-    docker) docker build -f docker/cpu.Dockerfile -t "$image" "${build_flags[@]}" . ;;
+    docker) docker build -f "$dockerfile" -t "$image" "${build_flags[@]}" . ;;
     # The format that knows HEALTHCHECK.
-    podman) podman build --format docker -f docker/cpu.Dockerfile -t "$image" "${build_flags[@]}" . ;;
+    podman) podman build --format docker -f "$dockerfile" -t "$image" "${build_flags[@]}" . ;;
     buildah)
-      buildah bud --isolation chroot --format docker -f docker/cpu.Dockerfile -t "$image" \
+      buildah bud --isolation chroot --format docker -f "$dockerfile" -t "$image" \
         "${build_flags[@]}" . ;;
   esac
 }

@@ -230,19 +230,24 @@ absl::StatusOr<StepResult> LlamaEngine::Step(const StepPlan& plan) {
     uses.push_back(use);
   }
   SLIM_RETURN_IF_ERROR(kv_->BeginStep(uses));
-  SLIM_RETURN_IF_ERROR(pass_.Run(absl::MakeSpan(passes),
-                                 [&](int layer, int item, TensorView query, const KvPages& pages) {
-                                   return AfterLayer(items[item], layer, query, pages);
-                                 }));
-  decode_kv_bytes_ +=
-      pass_.decode_keys() * (kv_->layout().slab_bytes() / kv_->layout().block_tokens);
-  for (size_t i = 0; i < items.size(); ++i) items[i].status = pass_.item_status()[i];
-  for (size_t i = 0; i < items.size(); ++i) {
-    if (!items[i].decode && items[i].status.ok()) {
-      SLIM_RETURN_IF_ERROR(FinishPrefillChunk(items[i], passes[i]));
+  const auto run_passes = [&]() -> absl::Status {
+    SLIM_RETURN_IF_ERROR(pass_.Run(
+        absl::MakeSpan(passes), [&](int layer, int item, TensorView query, const KvPages& pages) {
+          return AfterLayer(items[item], layer, query, pages);
+        }));
+    decode_kv_bytes_ +=
+        pass_.decode_keys() * (kv_->layout().slab_bytes() / kv_->layout().block_tokens);
+    for (size_t i = 0; i < items.size(); ++i) items[i].status = pass_.item_status()[i];
+    for (size_t i = 0; i < items.size(); ++i) {
+      if (!items[i].decode && items[i].status.ok()) {
+        SLIM_RETURN_IF_ERROR(FinishPrefillChunk(items[i], passes[i]));
+      }
     }
-  }
-  kv_->EndStep();
+    return absl::OkStatus();
+  };
+  const absl::Status passed = run_passes();
+  kv_->EndStep();  // also of a step that failed: its sequences are still to be removed
+  SLIM_RETURN_IF_ERROR(passed);
   result.kv_stall = absl::Seconds(kv_->stats().stall_seconds - stall_before);
   SLIM_RETURN_IF_ERROR(ComputeLogits(items, passes));
 

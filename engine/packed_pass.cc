@@ -117,7 +117,7 @@ absl::Status PackedPass::Repack(absl::Span<const PassItem> items, const std::vec
                           indices.subspan(0, rows));
 }
 
-absl::Status PackedPass::AcquirePages(absl::Span<const PassItem> items, int layer) {
+void PackedPass::AcquirePages(absl::Span<const PassItem> items, int layer) {
   pages_.assign(items.size(), KvPages{});
   for (size_t i = 0; i < items.size(); ++i) {
     if (layer < items[i].first_layer || layer > items[i].last_layer) continue;
@@ -129,7 +129,6 @@ absl::Status PackedPass::AcquirePages(absl::Span<const PassItem> items, int laye
       item_status_[i] = pages.status();  // the sequence is lost, the others go on
     }
   }
-  return absl::OkStatus();
 }
 
 void PackedPass::FillSlots(const PassItem& item, const RowRun& run, const KvPages& pages) {
@@ -147,7 +146,17 @@ void PackedPass::FillSlots(const PassItem& item, const RowRun& run, const KvPage
 
 absl::Status PackedPass::RunLayer(absl::Span<const PassItem> items, int layer,
                                   const LayerHook& hook) {
-  SLIM_RETURN_IF_ERROR(AcquirePages(items, layer));
+  AcquirePages(items, layer);
+  absl::Status status = ComputeLayer(items, layer, hook);
+  // Also when it failed: the sequences are still to be removed.
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (!pages_[i].slabs.empty()) kv_->ReleaseLayer(items[i].kv, layer);
+  }
+  return status;
+}
+
+absl::Status PackedPass::ComputeLayer(absl::Span<const PassItem> items, int layer,
+                                      const LayerHook& hook) {
   const std::vector<RowRun> runs = RunsAt(items, layer);
   if (runs != runs_) SLIM_RETURN_IF_ERROR(Repack(items, runs));
 
@@ -191,9 +200,6 @@ absl::Status PackedPass::RunLayer(absl::Span<const PassItem> items, int layer,
     const TensorView queries = model_->queries();
     const TensorView query = queries.Rows(query_last_rows[i], 1);
     SLIM_RETURN_IF_ERROR(hook(layer, query_items[i], query, pages_[query_items[i]]));
-  }
-  for (size_t i = 0; i < items.size(); ++i) {
-    if (!pages_[i].slabs.empty()) kv_->ReleaseLayer(items[i].kv, layer);
   }
   return absl::OkStatus();
 }

@@ -57,7 +57,7 @@ class PackedPass {
   // Afterwards home() holds each row's hidden state as its last layer left it: the layer's output,
   // or its input for rows that computed K and V only.
   // A lost block (ABORTED) of one sequence is recorded in item_status and the item sits out the
-  // remaining layers; any other error ends the pass.
+  // remaining layers; any other error ends the pass, which holds no pages then.
   absl::Status Run(absl::Span<PassItem> items, const LayerHook& hook);
 
   TensorView home() const { return home_view_; }
@@ -84,7 +84,9 @@ class PackedPass {
   void MarkPromptRanges(const std::vector<RowRun>& runs);
   absl::Status Repack(absl::Span<const PassItem> items, const std::vector<RowRun>& runs);
   absl::Status RunLayer(absl::Span<const PassItem> items, int layer, const LayerHook& hook);
-  absl::Status AcquirePages(absl::Span<const PassItem> items, int layer);
+  // While the pages of the layer are held.
+  absl::Status ComputeLayer(absl::Span<const PassItem> items, int layer, const LayerHook& hook);
+  void AcquirePages(absl::Span<const PassItem> items, int layer);
   void FillSlots(const PassItem& item, const RowRun& run, const KvPages& pages);
 
   Llama* const model_;

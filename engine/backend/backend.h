@@ -41,6 +41,8 @@ struct BackendInfo {
   bool prompt_rows_apart = false;
   // Memory of the device that was free when the backend was made; 0: it works in the host's.
   int64_t free_device_bytes = 0;
+  // What that memory can give at most, by its clock and width; 0: not known.
+  double device_bytes_per_second = 0;
 };
 
 // Memory of the backend, freed with the object. CPU: 64-byte aligned host memory.

@@ -222,9 +222,15 @@ def decode_seconds(model, context, steps):
 
 
 class Run:
-    def __init__(self, options):
-        self._options = options
+    """Rows and refusals as they come; `save(run)` is called after each, for a run that is cut short."""
+
+    def __init__(self, options, save=lambda run: None):
+        self._options, self._save = options, save
         self.rows, self.refused = [], {}
+
+    def refuse(self, what, error):
+        self.refused[what] = f"{type(error).__name__}: {error}"[:300]
+        self._save(self)
 
     def add(self, engine, variant, measure, tokens, seconds):
         row = {"engine": engine, "variant": variant, "measure": measure, "tokens": tokens,
@@ -232,13 +238,14 @@ class Run:
         self.rows.append(row)
         print(f"{engine}, {variant}: {measure} {tokens}: {row['seconds_median']:.4f} s",
               file=sys.stderr, flush=True)
+        self._save(self)
 
     def _try(self, engine, variant, measure, tokens, run):
         import torch
         try:
             self.add(engine, variant, measure, tokens, run())
-        except (RuntimeError, TypeError, ValueError) as error:
-            self.refused[f"{engine}, {variant}, {measure} {tokens}"] = str(error)[:300]
+        except Exception as error:  # whatever a peer does, the others are measured
+            self.refuse(f"{engine}, {variant}, {measure} {tokens}", error)
         torch.cuda.empty_cache()
 
     def _ours(self, command, *arguments):
@@ -247,7 +254,7 @@ class Run:
         try:
             return ours(self._options, command, *arguments)
         except RuntimeError as error:
-            self.refused[f"SlimInfer, {command}"] = str(error)
+            self.refuse(f"SlimInfer, {command}", error)
             return []
 
     def measure(self):
@@ -273,7 +280,11 @@ class Run:
 
     def _transformers(self, length):
         import torch
-        model = transformers_model(GEOMETRIES[self._options.geometry])
+        try:
+            model = transformers_model(GEOMETRIES[self._options.geometry])
+        except Exception as error:  # its interface differs between versions
+            self.refuse("transformers", error)
+            return
         if model is None:
             return
         tokens = torch.randint(0, 512, (1, length), device=DEVICE)
@@ -321,6 +332,11 @@ def table(rows):
     return "\n".join(lines)
 
 
+def save(options, result):
+    if options.json:
+        pathlib.Path(options.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 def main(arguments):
     options = parse(arguments)
     reason = missing()
@@ -330,15 +346,17 @@ def main(arguments):
         result["skipped"] = reason
     else:
         import torch
-        run = Run(options)
         result["machine"] = {"gpu": torch.cuda.get_device_name(0), "torch": torch.__version__}
+
+        def save_rows(run):
+            result.update(rows=run.rows, refused=run.refused)
+            save(options, result)
+        run = Run(options, save_rows)
         run.measure()
-        result.update(rows=run.rows, refused=run.refused)
         print(table(run.rows))
         for what, error in run.refused.items():
             print(f"refused: {what}: {error}")
-    if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(options, result)
     return 0
 
 

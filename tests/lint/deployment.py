@@ -8,6 +8,7 @@ import subprocess
 import promql_parser
 import yaml
 
+DOCKERFILES = ("docker/cpu.Dockerfile", "docker/cuda.Dockerfile")
 # Series that exist without us.
 FOREIGN = {"up"}
 
@@ -70,6 +71,8 @@ def check_dockerfile(text, name="docker/cpu.Dockerfile"):
         if "apt-get install" in line and ("--no-install-recommends" not in line
                                           or "rm -rf /var/lib/apt/lists" not in line):
             problems.append("apt-get install without --no-install-recommends, or lists are left")
+    for package in re.findall(r"\bnvidia-[a-z-]+(?![a-z-]|==\d)", text):
+        problems.append(f"{package} has no version")
     return [f"{name}: {p}" for p in problems]
 
 
@@ -78,9 +81,8 @@ def check_container_packages(root):
     script = 'source deploy/packages.sh; printf "%s\\n" "${slim_run_packages[@]}"'
     listed = subprocess.run(["bash", "-c", script], cwd=root, capture_output=True, text=True,
                             check=True).stdout.split()
-    text = (root / "docker/cpu.Dockerfile").read_text()
-    return [] if listed and "slim_run_packages" in text else [
-        "docker/cpu.Dockerfile: does not use slim_run_packages of deploy/packages.sh"]
+    return [f"{name}: does not use slim_run_packages of deploy/packages.sh" for name in DOCKERFILES
+            if not listed or "slim_run_packages" not in (root / name).read_text()]
 
 
 def check_drain(root):
@@ -128,7 +130,7 @@ def check(root, python):
         problems.append("deploy/grafana: no dashboard has a query")
     for where, query in boards + list(rule_queries(root)):
         problems += check_query(where, query, known)
-    for name in ("docker/cpu.Dockerfile", "docker/cuda.Dockerfile"):
+    for name in DOCKERFILES:
         problems += check_dockerfile((root / name).read_text(), name)
     problems += check_container_packages(root)
     problems += check_drain(root)
@@ -138,7 +140,7 @@ def check(root, python):
     problems += run_tool(root, python, "-m", "kubernetes_validate", "--strict", "--quiet",
                          "deploy/kubernetes/sliminfer.yaml")
     scripts = [*sorted(root.glob("deploy/*.sh")), *sorted(root.glob("docker/*.sh")),
-               root / "tests/run.sh", root / ".ci/run"]
+               root / "tests/run.sh", root / "tests/gpu.sh", root / ".ci/run"]
     problems += run_tool(root, "shellcheck", "--severity=warning", "--external-sources",
                          "--source-path=SCRIPTDIR", *map(str, scripts))
     return problems

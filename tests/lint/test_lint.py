@@ -82,7 +82,8 @@ def copy(tmp_path):
     for name in ("deploy", "docker", "server", ".ci"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "tests").mkdir()
-    shutil.copy(ROOT / "tests/run.sh", tmp_path / "tests/run.sh")
+    for name in ("run.sh", "gpu.sh"):
+        shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
     return tmp_path
 
 
@@ -102,6 +103,9 @@ def copy(tmp_path):
      "sliminfer_kv_usage", "sliminfer_kv_usage"),
     ("deploy/fetch_model.sh", "set -euo pipefail", "cd $nowhere/x; rm -r $UNSET/*", "shellcheck"),
     ("docker/cpu.Dockerfile", "slim_run_packages", "some_packages", "slim_run_packages"),
+    ("docker/cuda.Dockerfile", "slim_run_packages", "some_packages", "slim_run_packages"),
+    ("docker/cuda.Dockerfile", "nvidia-cublas==13.1.0.3", "nvidia-cublas", "no version"),
+    ("tests/gpu.sh", "set -euo pipefail", "cd $nowhere/x; rm -r $UNSET/*", "shellcheck"),
 ])
 def test_a_spoilt_deployment_is_found(copy, name, right, wrong, expected):
     path = copy / name

@@ -54,6 +54,25 @@ class GpuPeersTest(unittest.TestCase):
             with self.assertRaisesRegex(RuntimeError, "broken"):
                 gpu_peers.ours(options, "prefill")
 
+    def test_rows_are_kept_as_they_come_and_one_peer_stops_no_other(self):
+        saved = []
+        torch = mock.MagicMock()
+        with mock.patch.dict(sys.modules, {"torch": torch}), \
+                redirect_stdout(io.StringIO()), mock.patch.object(sys, "stderr", io.StringIO()), \
+                mock.patch.object(gpu_peers, "attentions",
+                                  return_value={"one": None, "two": None}), \
+                mock.patch.object(gpu_peers, "Model"), \
+                mock.patch.object(gpu_peers, "transformers_model", side_effect=KeyError("rope")), \
+                mock.patch.object(gpu_peers, "prefill_seconds",
+                                  side_effect=[AssertionError("no kernel"), [2.0, 1.0, 3.0]]):
+            run = gpu_peers.Run(gpu_peers.parse(["--lengths", "64", "--decode_context", "0"]),
+                                lambda run: saved.append((len(run.rows), len(run.refused))))
+            run.measure()
+        self.assertEqual([(r["variant"], r["seconds_median"]) for r in run.rows], [("two", 2.0)])
+        self.assertEqual(run.refused, {"PyTorch, one, prefill 64": "AssertionError: no kernel",
+                                       "transformers": "KeyError: 'rope'"})
+        self.assertEqual(saved, [(0, 1), (1, 1), (1, 2)])
+
 
 if __name__ == "__main__":
     unittest.main()

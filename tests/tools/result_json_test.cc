@@ -36,8 +36,8 @@ TEST(ResultJsonTest, EveryRowHasItsFixedKeys) {
   ExpectKeys(ToJson(PrefillRow()),
              {"length", "pruning", "runs", "ttft_seconds_median", "ttft_seconds_p95",
               "tokens_per_second", "retained_tokens", "bound_speedup", "speedup_vs_off"});
-  ExpectKeys(ToJson(DecodeRow()),
-             {"context", "streams", "tokens_per_second", "seconds_per_token_median"});
+  ExpectKeys(ToJson(DecodeRow()), {"context", "streams", "tokens_per_second",
+                                   "seconds_per_token_median", "prefill_seconds_median"});
   ExpectKeys(ToJson(ServeRow()),
              {"rate", "completed", "rejected", "ttft_seconds_p50", "ttft_seconds_p99",
               "inter_token_seconds_p50", "inter_token_seconds_p99", "tokens_per_second"});

@@ -62,6 +62,11 @@ DecodeRow MakeRow(const Case& one) {
   const auto on_time = static_cast<double>(after.prefetch_on_time - before.prefetch_on_time);
   const auto late = static_cast<double>(after.prefetch_late - before.prefetch_late);
   if (on_time + late > 0) row.prefetch_on_time_share = on_time / (on_time + late);
+  std::vector<double> prefills;
+  for (const PrefillResult& stream : one.streams) {
+    prefills.push_back(absl::ToDoubleSeconds(stream.time));
+  }
+  row.prefill_seconds_median = Median(prefills);
   row.kv_tier = one.kv->tier == KvTier::kDiscrete ? "discrete" : "unified";
   row.prefetch = one.kv->prefetch;
   return row;
@@ -136,13 +141,14 @@ absl::StatusOr<std::vector<DecodeRow>> RunDecodeBench(const DecodeBenchOptions& 
 }
 
 std::string DecodeTable(const std::vector<DecodeRow>& rows) {
-  TextTable table({"context", "pruning", "decode", "kv", "prefetch", "streams", "tok/s", "ms/token",
-                   "stalled", "on time"});
+  TextTable table({"context", "pruning", "decode", "kv", "prefetch", "streams", "prompt s", "tok/s",
+                   "ms/token", "stalled", "on time"});
   for (const DecodeRow& row : rows) {
     table.AddRow({Grouped(row.context), row.pruning, row.decode_mode, row.kv_tier,
                   row.prefetch ? "on" : "off", Grouped(row.streams),
-                  Number(row.tokens_per_second, 1), Number(1000 * row.seconds_per_token_median, 2),
-                  Number(row.kv_stall_share, 3), Number(row.prefetch_on_time_share, 3)});
+                  Number(row.prefill_seconds_median, 3), Number(row.tokens_per_second, 1),
+                  Number(1000 * row.seconds_per_token_median, 2), Number(row.kv_stall_share, 3),
+                  Number(row.prefetch_on_time_share, 3)});
   }
   return table.Render() + RooflineTable(rows);
 }

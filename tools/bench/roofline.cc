@@ -20,7 +20,8 @@ double Larger(double before, double after) {
 constexpr char kPrefillTitle[] =
     "\nroofline: operations of a prompt beside the machine's peak, probed before and after\n";
 constexpr char kDecodeTitle[] =
-    "\nroofline: bytes a step must read beside what the memory gives, probed before and after\n";
+    "\nroofline: bytes a step must read beside what the memory gives (CPU: probed before and "
+    "after)\n";
 constexpr char kNoProbe[] = "roofline: there is no probe of the peak for these kernels\n";
 
 std::string Titled(const char* title, const TextTable& table, bool probed) {
@@ -32,14 +33,19 @@ std::string Titled(const char* title, const TextTable& table, bool probed) {
 RooflineProbe::RooflineProbe(const Engine& engine, bool wanted)
     : config_(engine.model_config()), step_weight_bytes_(engine.weight_bytes()) {
   const BackendInfo& backend = engine.backend_info();
-  if (!wanted || backend.name != "cpu") return;
-  machine_.emplace(backend.isa, backend.num_threads);
+  const bool on_cpu = backend.name == "cpu";
+  if (!wanted || (!on_cpu && backend.device_bytes_per_second == 0)) return;
+  if (on_cpu) machine_.emplace(backend.isa, backend.num_threads);
+  device_bytes_per_second_ = backend.device_bytes_per_second;
   const TensorSource& source = engine.source();
   // The largest layer speaks for all: other weights than blocks of 32 are computed in floats.
   const absl::StatusOr<HostTensor> gate = source.GetTensor("blk.0.ffn_gate.weight");
   if (gate.ok() && BlockElements(gate->dtype) == 1) arithmetic_ = Arithmetic::kFp32;
   const absl::StatusOr<HostTensor> embedding = source.GetTensor("token_embd.weight");
-  if (embedding.ok() && !config_.tied_embedding) step_weight_bytes_ -= embedding->bytes();
+  if (embedding.ok() && !config_.tied_embedding) {
+    // The GPU holds every weight in 16 bits.
+    step_weight_bytes_ -= on_cpu ? embedding->bytes() : 2 * embedding->rows * embedding->cols;
+  }
 }
 
 absl::StatusOr<double> RooflineProbe::PeakOps() {
@@ -49,6 +55,7 @@ absl::StatusOr<double> RooflineProbe::PeakOps() {
 }
 
 absl::StatusOr<double> RooflineProbe::ReadBandwidth() {
+  if (device_bytes_per_second_ > 0) return device_bytes_per_second_;
   if (!machine_.has_value()) return kNoValue;
   const absl::StatusOr<double> rate = machine_->ReadBandwidth();
   return rate.ok() ? OrNoValue(*rate) : rate;
@@ -71,7 +78,7 @@ absl::optional<PrefillRoofline> RooflineProbe::Prefill(absl::Span<const SegmentP
 
 absl::optional<DecodeRoofline> RooflineProbe::Decode(double kv_bytes, double seconds,
                                                      double read_before, double read_after) const {
-  if (!machine_.has_value()) return absl::nullopt;
+  if (!machine_.has_value() && device_bytes_per_second_ == 0) return absl::nullopt;
   DecodeRoofline roofline;
   roofline.weight_bytes = static_cast<double>(step_weight_bytes_);
   roofline.kv_bytes = kv_bytes;

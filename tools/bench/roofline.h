@@ -1,6 +1,9 @@
 // Rooflines of prefill and decode: what was achieved beside what the machine gave right before and
 // right after, the larger of the two (the memory of a virtual machine may change its speed in
-// between: where the two differ much, measure again). CPU only. Thread rule: one thread.
+// between: where the two differ much, measure again). Thread rule: one thread.
+//
+// On a GPU nothing is probed: decode stands beside the bandwidth that the clock and the width of
+// its memory give, prefill has no roofline (PrefillRow::tflops_per_second says what it achieved).
 //
 // Prefill counts the operations of PrunedPrefillOps (engine/prune/cost_model.h): linear layers and
 // attention as the pass computes them, without embedding, norms, block scores and the LM head of
@@ -28,8 +31,7 @@ namespace slim {
 
 class RooflineProbe {
  public:
-  // Where the backend is not the CPU or `wanted` is false, nothing is probed and no measurement
-  // gets a roofline.
+  // Where `wanted` is false no measurement gets a roofline.
   RooflineProbe(const Engine& engine, bool wanted);
 
   // What the machine gives now, NaN where there is no probe for the kernels, or nothing is probed.
@@ -49,6 +51,7 @@ class RooflineProbe {
   Arithmetic arithmetic_ = Arithmetic::kInt8;  // of the linear layers
   int64_t step_weight_bytes_ = 0;
   absl::optional<MachineProbe> machine_;  // nullopt: nothing is probed
+  double device_bytes_per_second_ = 0;    // of a GPU; 0: not known, or not wanted
 };
 
 // One line for each measurement that has a roofline; empty when none has.

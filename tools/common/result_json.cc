@@ -85,6 +85,7 @@ json ToJson(const DecodeRow& row) {
               {"prefetch", row.prefetch},
               {"kv_stall_share", Value(row.kv_stall_share)},
               {"prefetch_on_time_share", Value(row.prefetch_on_time_share)},
+              {"prefill_seconds_median", Value(row.prefill_seconds_median)},
               {"roofline", RooflineJson(row.roofline)}};
 }
 

@@ -39,7 +39,7 @@ struct PrefillRoofline {
 };
 
 // What a decode step read at least, beside what the machine's memory gave right before and right
-// after; the share is of the larger of the two.
+// after (a GPU: what its memory can give at most, twice); the share is of the larger of the two.
 struct DecodeRoofline {
   double weight_bytes = kNoValue;  // of one step of all streams
   double kv_bytes = kNoValue;
@@ -84,7 +84,8 @@ struct DecodeRow {
   bool prefetch = true;
   double kv_stall_share = kNoValue;          // of decode time
   double prefetch_on_time_share = kNoValue;  // of slabs; NaN in the unified tier
-  absl::optional<DecodeRoofline> roofline;   // "roofline", null: not the CPU, or not wanted
+  double prefill_seconds_median = kNoValue;  // of the streams' prompts, to their first tokens
+  absl::optional<DecodeRoofline> roofline;   // "roofline", null: not wanted, or nothing is known
 };
 
 struct ServeRow {

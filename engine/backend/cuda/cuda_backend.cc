@@ -70,6 +70,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create() {
   size_t free_bytes = 0, total_bytes = 0;
   SLIM_RETURN_IF_ERROR(FromCuda(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo"));
   backend->info_.free_device_bytes = static_cast<int64_t>(free_bytes);
+  backend->info_.device_bytes_per_second = backend->context_->bytes_per_second();
   return std::unique_ptr<Backend>(std::move(backend));
 }
 

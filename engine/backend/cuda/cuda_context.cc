@@ -25,6 +25,17 @@ constexpr size_t kMaxGraphs = 64;
 
 int64_t RoundUp(int64_t bytes, int64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
+// Memory moves twice per clock.
+double MemoryBytesPerSecond() {
+  int kilohertz = 0, bits = 0;
+  if (cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, 0) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, 0) != cudaSuccess) {
+    (void)cudaGetLastError();  // a driver need not know
+    return 0;
+  }
+  return 2e3 * kilohertz * bits / 8;
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<CudaContext>> CudaContext::Create() {
@@ -43,6 +54,7 @@ absl::StatusOr<std::shared_ptr<CudaContext>> CudaContext::Create() {
   context->device_name_ = properties.name;
   context->compute_capability_ = properties.major * 10 + properties.minor;
   context->total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
+  context->bytes_per_second_ = MemoryBytesPerSecond();
   if (context->compute_capability_ < kOldestCapability) {
     return absl::FailedPreconditionError(
         absl::StrCat(context->device_name_, " has compute capability ", properties.major, ".",

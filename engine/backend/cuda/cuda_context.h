@@ -54,6 +54,8 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   cudaStream_t stream() const { return stream_; }
   const std::string& device_name() const { return device_name_; }
   int compute_capability() const { return compute_capability_; }  // 90 for 9.0
+  // What the device's memory can give at most; 0: the driver does not say.
+  double bytes_per_second() const { return bytes_per_second_; }
 
   // Zeroed device memory, freed in stream order. RESOURCE_EXHAUSTED with the bytes asked for.
   absl::StatusOr<Buffer> Allocate(int64_t bytes);
@@ -128,6 +130,7 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   cudaStream_t stream_ = nullptr;
   std::string device_name_;
   int compute_capability_ = 0;
+  double bytes_per_second_ = 0;
   int64_t total_bytes_ = 0;  // of device memory
 
   RingCursor ring_;

@@ -12,7 +12,7 @@
 namespace slim {
 
 // To be raised with every change of backend.h, of what it includes, or of this file.
-inline constexpr int32_t kCudaModuleAbi = 3;
+inline constexpr int32_t kCudaModuleAbi = 4;
 
 struct CudaModule {
   int32_t abi_version = 0;  // first, so that any version can read it

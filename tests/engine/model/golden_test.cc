@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <numeric>
@@ -27,13 +28,23 @@ using Json = nlohmann::json;
 
 const SteadyClock kClock;
 
+// Where the files are; tests/gpu.sh takes this program to machines without the source tree.
+std::string PathOf(const char* variable, const char* in_tree) {
+  const char* path = std::getenv(variable);
+  return path != nullptr ? path : in_tree;
+}
+std::string DataFile(const std::string& name) {
+  return PathOf("SLIM_TEST_DATA", SLIM_TEST_DATA) + "/reference/" + name;
+}
+std::string ModelPath() { return PathOf("SLIM_TEST_MODEL", SLIM_MODEL_PATH); }
+
 Json ReadJson(const std::string& name) {
-  std::ifstream file(std::string(SLIM_TEST_DATA) + "/reference/" + name);
+  std::ifstream file(DataFile(name));
   return Json::parse(file);
 }
 
 std::vector<float> ReadFloats(const std::string& name) {
-  std::ifstream file(std::string(SLIM_TEST_DATA) + "/reference/" + name, std::ios::binary);
+  std::ifstream file(DataFile(name), std::ios::binary);
   std::string bytes((std::istreambuf_iterator<char>(file)), {});
   std::vector<float> values(bytes.size() / sizeof(float));
   std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
@@ -42,7 +53,7 @@ std::vector<float> ReadFloats(const std::string& name) {
 
 bool ModelIsThere() {
   struct stat info;
-  return ::stat(SLIM_MODEL_PATH, &info) == 0;
+  return ::stat(ModelPath().c_str(), &info) == 0;
 }
 
 double RelativeError(const float* a, const float* b, size_t n) {
@@ -107,7 +118,7 @@ struct PromptRun {
 // The prompt layer by layer, its rows as the engine marks them.
 PromptRun RunPrompt(std::unique_ptr<Backend> backend, const std::vector<int32_t>& tokens,
                     bool with_nll) {
-  auto source = OpenModel(SLIM_MODEL_PATH);
+  auto source = OpenModel(ModelPath());
   EXPECT_TRUE(source.ok()) << source.status();
   const ModelConfig config = *ReadModelConfig(**source);
   const KvLayout layout{config.num_kv_heads, config.head_dim, 32, backend->info().kv_type};
@@ -185,7 +196,7 @@ struct Generation {
 
 Generation Generate(std::unique_ptr<Backend> backend, const std::vector<int32_t>& prompt,
                     int64_t count, int64_t chunk) {
-  auto source = OpenModel(SLIM_MODEL_PATH);
+  auto source = OpenModel(ModelPath());
   EXPECT_TRUE(source.ok()) << source.status();
   Engine::Options options;
   options.kv_device_bytes = int64_t{512} << 20;
@@ -229,7 +240,7 @@ class GoldenTest : public ::testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
     if (!GetParam().backend.missing.empty()) GTEST_SKIP() << GetParam().backend.missing;
-    if (!ModelIsThere()) GTEST_SKIP() << "no model file at " << SLIM_MODEL_PATH;
+    if (!ModelIsThere()) GTEST_SKIP() << "no model file at " << ModelPath();
     prompt_ = ReadJson("prompts.json")[GetParam().prompt]["ids"].get<std::vector<int32_t>>();
     reference_ = ReadJson("logits_reference.json")[GetParam().prompt];
   }

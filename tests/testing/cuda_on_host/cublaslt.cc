@@ -128,7 +128,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t, const void
     return CUBLAS_STATUS_INVALID_VALUE;
   }
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
-  slim::cuda_on_host::Enqueue(stream, [=] {
+  const cudaError_t queued = slim::cuda_on_host::Enqueue(stream, [=] {
     const std::vector<float> left = Columns(a, la), right = Columns(b, lb);
     for (uint64_t col = 0; col < ld.cols; ++col) {
       for (uint64_t row = 0; row < ld.rows; ++row) {
@@ -138,7 +138,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t, const void
       }
     }
   });
-  return CUBLAS_STATUS_SUCCESS;
+  return queued == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 
 }  // extern "C"

@@ -8,11 +8,23 @@
 #include <cuda_runtime_api.h>
 
 #include <functional>
+#include <string>
 
 namespace slim::cuda_on_host {
 
-// Puts work on a stream, or into the graph that the stream is capturing.
+// Puts work on a stream, or into the graph that the stream is capturing. To be failed as "launch".
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
+
+// What goes wrong, for tests of errors. `call` is a function of the runtime ("cudaMallocAsync",
+// ...) or "launch", a kernel's. Its next `skip` calls succeed, then `count` calls do nothing but
+// fail.
+void FailCalls(const std::string& call, cudaError_t error, int skip = 0, int count = 1);
+// One call fails, and with it every later call of any kind, as after a kernel's fault.
+void BreakDevice(const std::string& call, cudaError_t error, int skip = 0);
+// Of the GPU that is found from now on; 90 by default.
+void SetComputeCapability(int capability);
+// Nothing goes wrong any more.
+void Repair();
 
 // Graphs launched since the program started.
 int GraphLaunches();

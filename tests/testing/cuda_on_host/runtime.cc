@@ -8,6 +8,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,33 @@ std::map<size_t, std::vector<void*>> freed;
 std::map<void*, size_t> allocated;
 
 using Lock = std::lock_guard<std::recursive_mutex>;
+
+// What tests want to go wrong.
+struct Failure {
+  cudaError_t error = cudaSuccess;
+  int skip = 0;   // calls that still succeed
+  int count = 0;  // calls that then fail
+  bool sticky = false;
+};
+std::map<std::string, Failure> failures;
+cudaError_t sticky_error = cudaSuccess;
+int compute_capability = 90;
+
+// What a call gives that has nothing else to fail with.
+cudaError_t Outcome(const char* call) {
+  const Lock lock(mutex);
+  if (sticky_error != cudaSuccess) return sticky_error;
+  const auto found = failures.find(call);
+  if (found == failures.end() || found->second.count == 0) return cudaSuccess;
+  Failure& failure = found->second;
+  if (failure.skip > 0) {
+    --failure.skip;
+    return cudaSuccess;
+  }
+  --failure.count;
+  if (failure.sticky) sticky_error = failure.error;
+  return failure.error;
+}
 
 }  // namespace
 
@@ -60,9 +88,9 @@ struct CUgraphExec_st {
   std::vector<Work> work;
 };
 
-namespace slim::cuda_on_host {
+namespace {
 
-cudaError_t Enqueue(cudaStream_t stream, Work work) {
+cudaError_t Put(cudaStream_t stream, Work work) {
   const Lock lock(mutex);
   if (stream->capture != nullptr) {
     stream->capture->push_back(std::move(work));
@@ -72,6 +100,42 @@ cudaError_t Enqueue(cudaStream_t stream, Work work) {
   return cudaSuccess;
 }
 
+// The same as a call of that name.
+cudaError_t Put(const char* call, cudaStream_t stream, Work work) {
+  const cudaError_t outcome = Outcome(call);
+  return outcome == cudaSuccess ? Put(stream, std::move(work)) : outcome;
+}
+
+}  // namespace
+
+namespace slim::cuda_on_host {
+
+cudaError_t Enqueue(cudaStream_t stream, Work work) {
+  return Put("launch", stream, std::move(work));
+}
+
+void FailCalls(const std::string& call, cudaError_t error, int skip, int count) {
+  const Lock lock(mutex);
+  failures[call] = {error, skip, count, false};
+}
+
+void BreakDevice(const std::string& call, cudaError_t error, int skip) {
+  const Lock lock(mutex);
+  failures[call] = {error, skip, 1, true};
+}
+
+void SetComputeCapability(int capability) {
+  const Lock lock(mutex);
+  compute_capability = capability;
+}
+
+void Repair() {
+  const Lock lock(mutex);
+  failures.clear();
+  sticky_error = cudaSuccess;
+  compute_capability = 90;
+}
+
 int GraphLaunches() {
   const Lock lock(mutex);
   return graph_launches;
@@ -79,27 +143,44 @@ int GraphLaunches() {
 
 }  // namespace slim::cuda_on_host
 
-using slim::cuda_on_host::Enqueue;
-
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
-  return cudaSuccess;
+  return Outcome("cudaGetDeviceCount");
 }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = cudaDeviceProp();
   std::strcpy(properties->name, "host");
-  properties->major = 9;
+  properties->major = compute_capability / 10;
+  properties->minor = compute_capability % 10;
   properties->totalGlobalMem = size_t{8} << 30;
   return cudaSuccess;
+}
+// The numbers of an H200.
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMemoryClockRate        ? 3201000
+           : attribute == cudaDevAttrGlobalMemoryBusWidth ? 6144
+                                                          : 0;
+  return Outcome("cudaDeviceGetAttribute");
 }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
   *free_bytes = *total = size_t{8} << 30;
   return cudaSuccess;
 }
-const char* cudaGetErrorName(cudaError_t) { return "an error"; }
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorIllegalAddress:
+      return "cudaErrorIllegalAddress";
+    case cudaErrorNoDevice:
+      return "cudaErrorNoDevice";
+    default:
+      return "an error";
+  }
+}
 const char* cudaGetErrorString(cudaError_t) { return "of the host"; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
@@ -108,6 +189,8 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const cudaError_t outcome = Outcome("cudaStreamSynchronize");
+  if (outcome != cudaSuccess) return outcome;
   const Lock lock(mutex);
   stream->RunUntil(stream->end());
   return cudaSuccess;
@@ -115,7 +198,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 // Left alone: events may still name it.
 cudaError_t cudaStreamDestroy(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  return Enqueue(stream, [at = *event] { at.Wait(); });
+  return Put("cudaStreamWaitEvent", stream, [at = *event] { at.Wait(); });
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
@@ -130,9 +213,11 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const Lock lock(mutex);
   *event = {stream, stream->end()};
-  return cudaSuccess;
+  return Outcome("cudaEventRecord");
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const cudaError_t outcome = Outcome("cudaEventSynchronize");
+  if (outcome != cudaSuccess) return outcome;
   const Lock lock(mutex);
   event->Wait();
   return cudaSuccess;
@@ -143,6 +228,8 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) 
 }
 
 cudaError_t cudaMalloc(void** data, size_t bytes) {
+  const cudaError_t outcome = Outcome("cudaMalloc");
+  if (outcome != cudaSuccess) return outcome;
   *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   return *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -153,9 +240,11 @@ cudaError_t cudaFree(void* data) {
 }
 cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) { return cudaMalloc(data, bytes); }
 cudaError_t cudaFreeHost(void* data) { return cudaFree(data); }
-cudaError_t cudaHostRegister(void*, size_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaHostRegister(void*, size_t, unsigned) { return Outcome("cudaHostRegister"); }
 cudaError_t cudaHostUnregister(void*) { return cudaSuccess; }
 cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
+  const cudaError_t outcome = Outcome("cudaMallocAsync");
+  if (outcome != cudaSuccess) return outcome;
   const Lock lock(mutex);
   std::vector<void*>& old = freed[bytes];
   if (old.empty()) {
@@ -171,15 +260,16 @@ cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
 cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
   const Lock lock(mutex);
   const size_t bytes = allocated.at(data);
-  freed[bytes].push_back(data);
-  return Enqueue(stream, [=] { std::memset(data, 0xff, bytes); });
+  const cudaError_t outcome = Put("cudaFreeAsync", stream, [=] { std::memset(data, 0xff, bytes); });
+  if (outcome == cudaSuccess) freed[bytes].push_back(data);
+  return outcome;
 }
 cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
-  return Enqueue(stream, [=] { std::memset(data, value, bytes); });
+  return Put("cudaMemsetAsync", stream, [=] { std::memset(data, value, bytes); });
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
-  return Enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  return Put("cudaMemcpyAsync", stream, [=] { std::memcpy(to, from, bytes); });
 }
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
   *pool = nullptr;
@@ -202,17 +292,20 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
                                  unsigned long long) {  // NOLINT: the runtime's type
-  *executable = new CUgraphExec_st{graph->work};
-  return cudaSuccess;
+  const cudaError_t outcome = Outcome("cudaGraphInstantiate");
+  if (outcome == cudaSuccess) *executable = new CUgraphExec_st{graph->work};
+  return outcome;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   delete graph;
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  const cudaError_t outcome = Outcome("cudaGraphLaunch");
+  if (outcome != cudaSuccess) return outcome;
   const Lock lock(mutex);
   ++graph_launches;
-  for (const Work& work : executable->work) (void)Enqueue(stream, work);
+  for (const Work& work : executable->work) (void)Put(stream, work);
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
