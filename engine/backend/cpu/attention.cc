@@ -124,8 +124,11 @@ void RunSpan(const Call& call, const AttentionTask& task, int span, TileScratch&
   }
   args.queries = scratch.packed;
   args.visible_tokens = scratch.visible;
-  args.slabs = call.sequences[task.sequence].slabs.data() +
-               int64_t{span} * (kSpanTokens / layout.block_tokens);
+  const absl::Span<void* const> slabs = call.sequences[task.sequence].slabs;
+  const int64_t first_page = int64_t{span} * (kSpanTokens / layout.block_tokens);
+  const int64_t next_page = first_page + kSpanTokens / layout.block_tokens;
+  args.slabs = slabs.data() + first_page;
+  if (next_page < static_cast<int64_t>(slabs.size())) args.next_slab = slabs[next_page];
   args.key_offset_bytes = layout.key_head_offset(task.kv_head) * layout.element_bytes();
   args.value_offset_bytes = layout.value_head_offset(task.kv_head) * layout.element_bytes();
   args.block_tokens = layout.block_tokens;

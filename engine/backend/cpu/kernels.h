@@ -108,13 +108,16 @@ struct AttentionSpanArgs {
   const void* queries = nullptr;
   const int32_t* visible_tokens = nullptr;  // per query: the first so many tokens of the span
   const void* const* slabs = nullptr;       // pages of the span
-  int num_kv_heads = 1;                     // attention_span_all_heads only
-  int64_t key_offset_bytes = 0;             // of the (first) kv head within a slab
+  // attention_span_all_heads: the page after them, read next, or null; only prefetched.
+  const void* next_slab = nullptr;
+  int num_kv_heads = 1;          // attention_span_all_heads only
+  int64_t key_offset_bytes = 0;  // of the (first) kv head within a slab
   int64_t value_offset_bytes = 0;
   int block_tokens = 0;
   int head_dim = 0;
-  int span_tokens = 0;      // tokens of a whole span, the stride of the scratch rows
-  int64_t ahead_bytes = 0;  // set by attention_span_all_heads: what to prefetch, from what is read
+  int span_tokens = 0;  // tokens of a whole span, the stride of the scratch rows
+  // Set by attention_span_all_heads: what to prefetch, in bytes from what is read.
+  int64_t head_ahead = 0, two_heads_ahead = 0;
   bool add_values = false;  // continue the sums in `out`
   PromptKv prompt;          // attention_prompt_span only, which reads these and not the slabs
   float* scores = nullptr;  // scratch [kAttentionQueryBlock or num_queries, span_tokens]
