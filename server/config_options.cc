@@ -168,7 +168,7 @@ std::vector<ConfigOption> ServingOptions() {
       Duration("write_stall_timeout", &C::write_stall_timeout, "longest a client may not read"),
       Duration("max_request_time", &C::max_request_time, "longest a request may take"),
       Integer("prefill_chunk_tokens", &C::prefill_chunk_tokens,
-              "prompt rows per step; 0: the scheduler's choice"),
+              "most prompt rows per step; 0: the scheduler's choice"),
       Integer("max_streams_per_connection", &C::max_streams_per_connection,
               "calls at a time on one connection"),
       Integer("max_requests_per_peer", &C::max_requests_per_peer,

@@ -129,6 +129,7 @@ absl::Status CreateWorker(const ServerConfig& config, StopSignal* stop, Server* 
   worker_options.scheduler.max_queue_wait = config.max_queue_wait;
   if (config.prefill_chunk_tokens > 0) {
     worker_options.scheduler.prefill_chunk_tokens = config.prefill_chunk_tokens;
+    worker_options.scheduler.lone_step_factor = 1;
   }
   worker_options.write_stall_timeout = config.write_stall_timeout;
   worker_options.max_request_time = config.max_request_time;

@@ -55,6 +55,15 @@ absl::Status ValidateSchedulerOptions(const SchedulerOptions& options) {
   if (options.chunk_multiple_tokens < 1) {
     return OptionError("chunk_multiple_tokens", options.chunk_multiple_tokens, ">= 1");
   }
+  if (!(options.lone_step_factor >= 1)) {
+    return OptionError("lone_step_factor", options.lone_step_factor, ">= 1");
+  }
+  if (options.lone_step_time < absl::ZeroDuration()) {
+    return OptionError("lone_step_time", absl::FormatDuration(options.lone_step_time), ">= 0");
+  }
+  if (options.company_memory < absl::ZeroDuration()) {
+    return OptionError("company_memory", absl::FormatDuration(options.company_memory), ">= 0");
+  }
   if (options.max_bypasses < 0) return OptionError("max_bypasses", options.max_bypasses, ">= 0");
   return absl::OkStatus();
 }
@@ -81,6 +90,7 @@ absl::StatusOr<int64_t> Scheduler::Enqueue(const Entry& entry, absl::Time now) {
     return ErrorWithReason(absl::StatusCode::kDeadlineExceeded, reason::kDeadline,
                            "the deadline had passed when the request arrived");
   }
+  if (!items_.empty()) last_meeting_ = now;
   const auto [it, inserted] = items_.try_emplace(entry.key);
   SLIM_CHECK(inserted);
   Item& item = it->second;
@@ -230,8 +240,10 @@ std::vector<RequestKey> Scheduler::Waiting() const {
   return keys;
 }
 
-Scheduler::Plan Scheduler::NextStep(absl::FunctionRef<bool(RequestKey)> can_decode) {
+Scheduler::Plan Scheduler::NextStep(absl::FunctionRef<bool(RequestKey)> can_decode,
+                                    absl::Time now) {
   Plan plan;
+  last_cost_ = 0;
   const bool prefill_turn = num_prefill_ > 0 && !prefill_was_last_;
   if (!prefill_turn) {
     plan.decode = NextDecode(can_decode);
@@ -239,7 +251,7 @@ Scheduler::Plan Scheduler::NextStep(absl::FunctionRef<bool(RequestKey)> can_deco
     if (!plan.decode.empty()) return plan;
   }
   if (num_prefill_ > 0) {
-    plan.prefill = NextPrefill();
+    plan.prefill = NextPrefill(StepFactor(now));
     prefill_was_last_ = true;
   }
   return plan;
@@ -267,10 +279,23 @@ std::vector<RequestKey> Scheduler::NextDecode(absl::FunctionRef<bool(RequestKey)
   return chosen;
 }
 
-int64_t Scheduler::RowsFor(const PrefillWork& work) const {
-  int64_t rows = options_.prefill_chunk_tokens;
+void Scheduler::StepTook(absl::Duration time) {
+  if (last_cost_ > 0 && time > absl::ZeroDuration()) {
+    cost_per_second_ = last_cost_ / absl::ToDoubleSeconds(time);
+  }
+}
+
+double Scheduler::StepFactor(absl::Time now) const {
+  if (items_.size() > 1 || now - last_meeting_ < options_.company_memory) return 1;
+  const double in_time = cost_per_second_ * absl::ToDoubleSeconds(options_.lone_step_time);
+  return std::clamp(in_time / options_.prefill_step_cost, 1.0, options_.lone_step_factor);
+}
+
+int64_t Scheduler::RowsFor(const PrefillWork& work, double step_factor) const {
+  auto rows =
+      static_cast<int64_t>(step_factor * static_cast<double>(options_.prefill_chunk_tokens));
   if (work.row_cost > 0) {
-    const double affordable = options_.prefill_step_cost / work.row_cost;
+    const double affordable = step_factor * options_.prefill_step_cost / work.row_cost;
     if (affordable < static_cast<double>(rows)) {
       const int64_t multiple = options_.chunk_multiple_tokens;
       const int64_t cut = static_cast<int64_t>(affordable) / multiple * multiple;
@@ -292,14 +317,14 @@ std::vector<Scheduler::Item*> Scheduler::PrefillByTag() {
   return items;
 }
 
-std::vector<Scheduler::PrefillUnit> Scheduler::NextPrefill() {
+std::vector<Scheduler::PrefillUnit> Scheduler::NextPrefill(double step_factor) {
   const std::vector<Item*> items = PrefillByTag();
   std::vector<PrefillUnit> units;
   int64_t rows_left = options_.prefill_chunk_tokens;
   double cost_left = options_.prefill_step_cost;
   int64_t room = options_.max_layer_slabs_per_step;
   for (const Item* item : items) {
-    const int64_t rows = RowsFor(item->work);
+    const int64_t rows = RowsFor(item->work, step_factor);
     // Only what finishes its run rides along with the first, and of a prompt begun before only what
     // is no larger: a piece of a long prompt would delay the short ones of this step for nothing.
     const bool fits = rows == item->work.rows && rows <= rows_left &&
@@ -332,6 +357,7 @@ void Scheduler::ChargePrefill(const std::vector<PrefillUnit>& units) {
     item.begun = true;
     total_cost += cost;
   }
+  last_cost_ = total_cost;
   virtual_time_ += total_cost / weights;
   ClampVirtualTime();
 }

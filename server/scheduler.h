@@ -6,6 +6,8 @@
 // reserves the worst case in KV slabs; what does not fit may be passed by a bounded number of later
 // requests that do. Prefill shares the processor by start-time fair queueing on cost, so that no
 // prompt waits for the whole of another; between two prefill steps all streams advance one token.
+// A prompt that nothing shares the processor with takes longer steps, which cost less in all; but
+// not soon after requests met, because the next to come would have to wait for such a step.
 #ifndef SERVER_SCHEDULER_H_
 #define SERVER_SCHEDULER_H_
 
@@ -32,7 +34,7 @@ struct SchedulerOptions {
   int64_t max_queued_requests = 64;    // requests waiting
   int64_t max_queued_tokens = 262144;  // their prompt tokens together; one request always fits
   absl::Duration max_queue_wait = absl::Seconds(10);
-  int64_t kv_capacity_slabs = 0;       // 0: the engine's (set by Worker::Create)
+  int64_t kv_capacity_slabs = 0;  // 0: the engine's (set by Worker::Create)
   // The most slabs of one layer that the sequences of a step may hold together: a bounded device
   // arena has to take them all at a time. 0: the engine's (set by Worker::Create).
   int64_t max_layer_slabs_per_step = 0;
@@ -43,7 +45,12 @@ struct SchedulerOptions {
   double prefill_step_cost = 0;
   int64_t min_chunk_tokens = 64;       // a step is never cut below this for its cost
   int64_t chunk_multiple_tokens = 32;  // cut chunks are multiples of this
-  int max_bypasses = 16;               // later requests that may pass one waiting for KV room
+  // While one request is alone, and was for `company_memory`, its steps are up to so many times as
+  // large, if they are likely to end within `lone_step_time`. 1: never.
+  double lone_step_factor = 4;
+  absl::Duration lone_step_time = absl::Milliseconds(500);
+  absl::Duration company_memory = absl::Seconds(10);
+  int max_bypasses = 16;  // later requests that may pass one waiting for KV room
 };
 
 // INVALID_ARGUMENT naming field, value and range.
@@ -108,7 +115,9 @@ class Scheduler {
 
   // The next step. `can_decode` says whether a stream takes another token now. Empty when there is
   // nothing to compute. The plan is taken to be carried out: its cost is charged.
-  Plan NextStep(absl::FunctionRef<bool(RequestKey)> can_decode);
+  Plan NextStep(absl::FunctionRef<bool(RequestKey)> can_decode, absl::Time now);
+  // How long the last step took; a hint for the size of the next.
+  void StepTook(absl::Duration time);
 
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t num_running() const { return num_running_; }
@@ -134,10 +143,11 @@ class Scheduler {
   absl::Time ExpiryOf(const Item& item) const;
   void AdmitWhatFits();
   void LeaveQueue(const Item& item);
-  int64_t RowsFor(const PrefillWork& work) const;
+  double StepFactor(absl::Time now) const;
+  int64_t RowsFor(const PrefillWork& work, double step_factor) const;
   std::vector<Item*> PrefillByTag();
   void ChargePrefill(const std::vector<PrefillUnit>& units);
-  std::vector<PrefillUnit> NextPrefill();
+  std::vector<PrefillUnit> NextPrefill(double step_factor);
   std::vector<RequestKey> NextDecode(absl::FunctionRef<bool(RequestKey)> can_decode);
   void ClampVirtualTime();
 
@@ -152,10 +162,13 @@ class Scheduler {
   int64_t waiting_prompt_tokens_ = 0;
   int64_t reserved_slabs_ = 0;
   bool admission_paused_ = false;  // after Defer, until a Remove of a running request
+  absl::Time last_meeting_ = absl::InfinitePast();  // when a request last came while others ran
+  double last_cost_ = 0;                            // of the last step; 0: it was decode
+  double cost_per_second_ = 0;                      // of the last prefill step; 0: not known yet
   bool prefill_was_last_ = false;
-  uint64_t next_decode_ = 0;       // order of arrival at which the next decode step begins
-  double virtual_time_ = 0;  // service per unit of weight that a request active all along has had
-  double arrival_tag_ = 0;   // virtual time when the last prefill step was planned
+  uint64_t next_decode_ = 0;  // order of arrival at which the next decode step begins
+  double virtual_time_ = 0;   // service per unit of weight that a request active all along has had
+  double arrival_tag_ = 0;    // virtual time when the last prefill step was planned
 };
 
 }  // namespace slim

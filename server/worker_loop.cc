@@ -187,7 +187,7 @@ WorkerImpl::Step WorkerImpl::NextStep() {
   const absl::Time now = clock_->Now();
   const auto can_decode = [&](RequestKey key)
                               ABSL_NO_THREAD_SAFETY_ANALYSIS { return CanDecode(key, now); };
-  const Scheduler::Plan plan = scheduler_.NextStep(can_decode);
+  const Scheduler::Plan plan = scheduler_.NextStep(can_decode, now);
   Step step;
   for (const Scheduler::PrefillUnit& unit : plan.prefill) {
     step.requests.push_back(FindLive(unit.key));
@@ -225,6 +225,7 @@ void WorkerImpl::RunStep(const Step& step) {
   {
     MutexLock lock(&mutex_);
     step_started_.reset();
+    scheduler_.StepTook(end - begin);
     if (result.ok()) {
       prefill_rate_.Add(end, result->prefill_rows);
       decode_rate_.Add(end, result->decode_rows);

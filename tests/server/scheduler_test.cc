@@ -29,6 +29,7 @@ SchedulerOptions SmallOptions() {
   options.max_layer_slabs_per_step = 100;
   options.prefill_chunk_tokens = 256;
   options.prefill_step_cost = 256 * kLayers;
+  options.lone_step_factor = 1;
   options.max_bypasses = 2;
   return options;
 }
@@ -240,6 +241,10 @@ TEST(SchedulerOptionsTest, EveryFieldIsChecked) {
       [](SchedulerOptions& o) { o.prefill_step_cost = NAN; },
       [](SchedulerOptions& o) { o.min_chunk_tokens = 0; },
       [](SchedulerOptions& o) { o.chunk_multiple_tokens = 0; },
+      [](SchedulerOptions& o) { o.lone_step_factor = 0.5; },
+      [](SchedulerOptions& o) { o.lone_step_factor = NAN; },
+      [](SchedulerOptions& o) { o.lone_step_time = -absl::Seconds(1); },
+      [](SchedulerOptions& o) { o.company_memory = -absl::Seconds(1); },
       [](SchedulerOptions& o) { o.max_bypasses = -1; },
   };
   for (size_t i = 0; i < breakers.size(); ++i) {
@@ -279,7 +284,7 @@ class StepSimulator {
   }
   // One step; its cost is added to now(). Decode steps cost kLayers per stream.
   Scheduler::Plan RunStep() {
-    Scheduler::Plan plan = scheduler_.NextStep(Always);
+    Scheduler::Plan plan = scheduler_.NextStep(Always, kStart);
     for (const Scheduler::PrefillUnit& unit : plan.prefill) {
       Prompt& prompt = prompts_.at(static_cast<uint64_t>(unit.key));
       now_ += static_cast<double>(unit.rows) * WorkOf(prompt).row_cost;
@@ -334,9 +339,9 @@ constexpr double kUnit = 256 * kLayers;
 
 TEST(SchedulerStepTest, NothingToDoIsAnEmptyPlan) {
   Scheduler scheduler(StepOptions());
-  EXPECT_TRUE(scheduler.NextStep(Always).empty());
+  EXPECT_TRUE(scheduler.NextStep(Always, kStart).empty());
   ASSERT_TRUE(scheduler.Enqueue(MakeEntry(1), kStart).ok());
-  EXPECT_TRUE(scheduler.NextStep(Always).empty()) << "admitted, not started";
+  EXPECT_TRUE(scheduler.NextStep(Always, kStart).empty()) << "admitted, not started";
 }
 
 TEST(SchedulerStepTest, ABoundedArenaDecodesInTurn) {
@@ -347,15 +352,15 @@ TEST(SchedulerStepTest, ABoundedArenaDecodesInTurn) {
     ASSERT_TRUE(scheduler.Enqueue(MakeEntry(key, 10, slabs), kStart).ok());
   }
   for (const RequestKey key : scheduler.TakeAdmitted()) scheduler.StartPrefill(key, PrefillWork{});
-  EXPECT_THAT(Numbers(scheduler.NextStep(Always).decode), ElementsAre(1, 2));
-  EXPECT_THAT(Numbers(scheduler.NextStep(Always).decode), ElementsAre(3, 4));
-  EXPECT_THAT(Numbers(scheduler.NextStep(Always).decode), ElementsAre(1, 2));
+  EXPECT_THAT(Numbers(scheduler.NextStep(Always, kStart).decode), ElementsAre(1, 2));
+  EXPECT_THAT(Numbers(scheduler.NextStep(Always, kStart).decode), ElementsAre(3, 4));
+  EXPECT_THAT(Numbers(scheduler.NextStep(Always, kStart).decode), ElementsAre(1, 2));
   // The one whose turn it is left: the next one begins.
   scheduler.Remove(RequestKey{3});
-  EXPECT_THAT(Numbers(scheduler.NextStep(Always).decode), ElementsAre(4, 1, 2));
+  EXPECT_THAT(Numbers(scheduler.NextStep(Always, kStart).decode), ElementsAre(4, 1, 2));
   // A stream that takes nothing does not hold up the others.
   const auto not_two = [](RequestKey key) { return key != RequestKey{2}; };
-  EXPECT_THAT(Numbers(scheduler.NextStep(not_two).decode), ElementsAre(1, 4));
+  EXPECT_THAT(Numbers(scheduler.NextStep(not_two, kStart).decode), ElementsAre(1, 4));
 }
 
 TEST(SchedulerStepTest, ABoundedArenaPrefillsOnlyWhatItHolds) {
@@ -366,7 +371,7 @@ TEST(SchedulerStepTest, ABoundedArenaPrefillsOnlyWhatItHolds) {
     ASSERT_TRUE(scheduler.Enqueue(MakeEntry(key, 10, 2), kStart).ok());
   }
   for (const RequestKey key : scheduler.TakeAdmitted()) scheduler.StartPrefill(key, {10, kLayers});
-  const Scheduler::Plan plan = scheduler.NextStep(Always);
+  const Scheduler::Plan plan = scheduler.NextStep(Always, kStart);
   ASSERT_EQ(plan.prefill.size(), 2u);
   EXPECT_EQ(plan.prefill[0].rows, 10);
 }
@@ -394,8 +399,8 @@ TEST(SchedulerStepTest, StalledStreamsSitOutAndPrefillGoesOn) {
   simulator.RunStep();
   simulator.Arrive(2, 1024);
   const auto never = [](RequestKey) { return false; };
-  EXPECT_EQ(simulator.scheduler().NextStep(never).prefill.size(), 1u);
-  EXPECT_EQ(simulator.scheduler().NextStep(never).prefill.size(), 1u);
+  EXPECT_EQ(simulator.scheduler().NextStep(never, kStart).prefill.size(), 1u);
+  EXPECT_EQ(simulator.scheduler().NextStep(never, kStart).prefill.size(), 1u);
 }
 
 TEST(SchedulerStepTest, ShortPromptsArePackedIntoOneStep) {
@@ -503,6 +508,68 @@ TEST(SchedulerStepTest, ChunksShrinkAsRowsGetDearer) {
   EXPECT_LE(last, 64);
 }
 
+// One prompt at a time, whose rows cost kLayers each.
+class LoneStepTest : public ::testing::Test {
+ protected:
+  static SchedulerOptions Options() {
+    SchedulerOptions options = StepOptions();
+    options.lone_step_factor = 4;
+    options.lone_step_time = absl::Milliseconds(500);
+    options.company_memory = absl::Seconds(10);
+    return options;
+  }
+  void Arrive(uint64_t key, absl::Time when) {
+    ASSERT_TRUE(scheduler_.Enqueue(MakeEntry(key), when).ok());
+    for (const RequestKey admitted : scheduler_.TakeAdmitted()) {
+      scheduler_.StartPrefill(admitted, {100000, kLayers});
+    }
+  }
+  // Rows of the next step.
+  int64_t Rows(absl::Time when) {
+    const Scheduler::Plan plan = scheduler_.NextStep(Always, when);
+    return plan.prefill.size() == 1 ? plan.prefill[0].rows : -1;
+  }
+  Scheduler scheduler_{Options()};
+};
+
+TEST_F(LoneStepTest, StepsGrowUpToTheFactorAndTheTime) {
+  Arrive(1, kStart);
+  EXPECT_EQ(Rows(kStart), 256) << "nothing known about the speed";
+  scheduler_.StepTook(absl::Milliseconds(100));
+  EXPECT_EQ(Rows(kStart), 4 * 256);
+  scheduler_.StepTook(absl::Milliseconds(1000));
+  EXPECT_EQ(Rows(kStart), 2 * 256) << "1024 rows took a second";
+  scheduler_.StepTook(absl::Seconds(2));
+  EXPECT_EQ(Rows(kStart), 256) << "never below a step of company";
+}
+
+TEST_F(LoneStepTest, CompanyMakesThemShortForAWhile) {
+  Arrive(1, kStart);
+  (void)Rows(kStart);
+  scheduler_.StepTook(absl::Milliseconds(100));
+  Arrive(2, kStart + absl::Seconds(1));
+  EXPECT_EQ(Rows(kStart + absl::Seconds(1)), 256);
+  scheduler_.Remove(RequestKey{2});
+  EXPECT_EQ(Rows(kStart + absl::Seconds(10)), 256) << "they met nine seconds ago";
+  EXPECT_EQ(Rows(kStart + absl::Seconds(11)), 4 * 256);
+  // One after the other is no company.
+  scheduler_.Remove(RequestKey{1});
+  Arrive(3, kStart + absl::Seconds(12));
+  EXPECT_EQ(Rows(kStart + absl::Seconds(12)), 4 * 256);
+}
+
+TEST_F(LoneStepTest, DecodeStepsSayNothingAboutPrefill) {
+  Arrive(1, kStart);
+  (void)Rows(kStart);
+  scheduler_.StepTook(absl::Milliseconds(100));
+  scheduler_.UpdatePrefill(RequestKey{1}, {0, 0});
+  EXPECT_THAT(Numbers(scheduler_.NextStep(Always, kStart).decode), ElementsAre(1));
+  scheduler_.StepTook(absl::Seconds(100));
+  scheduler_.Remove(RequestKey{1});
+  Arrive(2, kStart);
+  EXPECT_EQ(Rows(kStart), 4 * 256);
+}
+
 TEST(SchedulerStepTest, RemovedPromptIsNotPlannedAgain) {
   StepSimulator simulator(StepOptions());
   simulator.Arrive(1, 8000);
@@ -515,7 +582,7 @@ TEST(SchedulerStepTest, RemovedPromptIsNotPlannedAgain) {
     EXPECT_EQ(plan.prefill[0].key, RequestKey{2});
   }
   simulator.Leave(2);
-  EXPECT_TRUE(simulator.scheduler().NextStep(Always).empty());
+  EXPECT_TRUE(simulator.scheduler().NextStep(Always, kStart).empty());
   EXPECT_EQ(simulator.scheduler().num_running(), 0);
   EXPECT_EQ(simulator.scheduler().reserved_slabs(), 0);
 }
