@@ -113,6 +113,16 @@ struct LinearOutput {
   bool precise = false;
 };
 
+// A gated feed-forward layer: out[r] += down (silu(gate input[r]) * (up input[r])).
+struct FeedForwardArgs {
+  LinearInput input;                   // kPlain or kRmsNorm
+  const LinearWeight* gate = nullptr;  // [width, input.x.cols]
+  const LinearWeight* up = nullptr;    // the same
+  const LinearWeight* down = nullptr;  // [out.cols, width]
+  TensorView gate_rows, up_rows;       // scratch [rows, width] of the activation type
+  TensorView out;                      // float32 (the residual stream)
+};
+
 // Rotary position embedding, half-split pairs (i, i + D/2) as Hugging Face stores Llama weights, or
 // neighbouring pairs (2i, 2i + 1) as GGUF files of the Llama architecture do.
 struct RopeParams {
@@ -211,6 +221,21 @@ class Backend {
 
   // All products of one input; the input is transformed (and quantised) once for all of them.
   virtual absl::Status Linear(const LinearInput& input, absl::Span<const LinearOutput> outputs) = 0;
+
+  // The same bits as the two calls of Linear, which it is made of where a backend has nothing
+  // better.
+  virtual absl::Status FeedForward(const FeedForwardArgs& args) {
+    const absl::Status status =
+        Linear(args.input, {LinearOutput{args.gate, args.gate_rows, false, nullptr},
+                            LinearOutput{args.up, args.up_rows, false, nullptr}});
+    if (!status.ok()) return status;
+    LinearInput activated;
+    activated.kind = LinearInput::Kind::kSwiGlu;
+    activated.x = args.gate_rows;
+    activated.up = args.up_rows;
+    activated.prompt_rows = args.input.prompt_rows;
+    return Linear(activated, {LinearOutput{args.down, args.out, /*accumulate=*/true, nullptr}});
+  }
 
   // dst[dst_rows[i]] = src[src_rows[i]] for every i; rows of dst are distinct, src and dst are
   // apart.

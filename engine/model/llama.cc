@@ -57,21 +57,11 @@ absl::Status Llama::Embed(absl::Span<const int32_t> tokens, TensorView out) {
   return backend_->Embed(*weights_.embedding, tokens, out);
 }
 
-absl::Status Llama::Linear(const LayerBatch& batch, int64_t first_row, const LinearInput& input,
-                           absl::Span<const LinearOutput> outputs) {
+absl::Status Llama::ForEachRange(const LayerBatch& batch, int64_t first_row, int64_t rows,
+                                 absl::FunctionRef<absl::Status(int64_t, int64_t, bool)> run) {
   const auto part = [&](int64_t begin, int64_t end, bool prompt) {
-    if (begin >= end) return absl::OkStatus();
-    LinearInput part_input = input;
-    part_input.prompt_rows = prompt;
-    part_input.x = input.x.Rows(begin, end - begin);
-    if (input.kind == LinearInput::Kind::kSwiGlu) {
-      part_input.up = input.up.Rows(begin, end - begin);
-    }
-    absl::InlinedVector<LinearOutput, 3> part_outputs(outputs.begin(), outputs.end());
-    for (LinearOutput& output : part_outputs) output.out = output.out.Rows(begin, end - begin);
-    return backend_->Linear(part_input, part_outputs);
+    return begin < end ? run(begin, end, prompt) : absl::OkStatus();
   };
-  const int64_t rows = input.x.rows;
   int64_t done = 0;
   for (const PromptRowRange& range : batch.prompt_ranges) {
     const int64_t begin = std::clamp<int64_t>(range.begin - first_row, 0, rows);
@@ -81,6 +71,37 @@ absl::Status Llama::Linear(const LayerBatch& batch, int64_t first_row, const Lin
     done = std::max(done, end);
   }
   return part(done, rows, false);
+}
+
+absl::Status Llama::Linear(const LayerBatch& batch, int64_t first_row, const LinearInput& input,
+                           absl::Span<const LinearOutput> outputs) {
+  return ForEachRange(
+      batch, first_row, input.x.rows, [&](int64_t begin, int64_t end, bool prompt_rows) {
+        LinearInput part = input;
+        part.prompt_rows = prompt_rows;
+        part.x = input.x.Rows(begin, end - begin);
+        absl::InlinedVector<LinearOutput, 3> part_outputs(outputs.begin(), outputs.end());
+        for (LinearOutput& output : part_outputs) output.out = output.out.Rows(begin, end - begin);
+        return backend_->Linear(part, part_outputs);
+      });
+}
+
+absl::Status Llama::FeedForward(const LayerBatch& batch, const LayerWeights& w, TensorView hidden) {
+  const TensorView gate{gate_.data(), hidden.rows, config_.ffn_width, activation_type()};
+  const TensorView up{up_.data(), gate.rows, gate.cols, gate.dtype};
+  return ForEachRange(batch, 0, hidden.rows, [&](int64_t begin, int64_t end, bool prompt_rows) {
+    const int64_t rows = end - begin;
+    FeedForwardArgs args;
+    args.out = hidden.Rows(begin, rows);
+    args.input = Normed(args.out, w.ffn_norm);
+    args.input.prompt_rows = prompt_rows;
+    args.gate = w.gate.get();
+    args.up = w.up.get();
+    args.down = w.down.get();
+    args.gate_rows = gate.Rows(begin, rows);
+    args.up_rows = up.Rows(begin, rows);
+    return backend_->FeedForward(args);
+  });
 }
 
 absl::Status Llama::ComputeQkv(int layer, const LayerBatch& batch) {
@@ -134,15 +155,7 @@ absl::Status Llama::RunLayer(int layer, const LayerBatch& batch) {
   SLIM_RETURN_IF_ERROR(Linear(
       batch, 0, heads, {LinearOutput{w.output.get(), hidden, /*accumulate=*/true, nullptr}}));
 
-  LinearInput activated;
-  activated.kind = LinearInput::Kind::kSwiGlu;
-  activated.x = TensorView{gate_.data(), rows, config_.ffn_width, activation_type()};
-  activated.up = TensorView{up_.data(), rows, config_.ffn_width, activation_type()};
-  SLIM_RETURN_IF_ERROR(Linear(batch, 0, Normed(hidden, w.ffn_norm),
-                              {LinearOutput{w.gate.get(), activated.x, false, nullptr},
-                               LinearOutput{w.up.get(), activated.up, false, nullptr}}));
-  return Linear(batch, 0, activated,
-                {LinearOutput{w.down.get(), hidden, /*accumulate=*/true, nullptr}});
+  return FeedForward(batch, w, hidden);
 }
 
 absl::Status Llama::Queries(int layer, TensorView hidden, absl::Span<const int32_t> positions,

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -74,10 +75,14 @@ class Llama {
 
   absl::Status ReserveRows(int64_t rows);
   absl::Status ComputeQkv(int layer, const LayerBatch& batch);
-  // Backend::Linear for the rows of `batch` from first_row on, a call for every range of prompt
-  // rows and for what lies between them.
+  // Calls run(begin, end, prompt_rows) for the `rows` rows of `batch` from first_row on, once for
+  // every range of prompt rows and for what lies between them; counted from first_row.
+  absl::Status ForEachRange(const LayerBatch& batch, int64_t first_row, int64_t rows,
+                            absl::FunctionRef<absl::Status(int64_t, int64_t, bool)> run);
+  // Backend::Linear and FeedForward for such rows.
   absl::Status Linear(const LayerBatch& batch, int64_t first_row, const LinearInput& input,
                       absl::Span<const LinearOutput> outputs);
+  absl::Status FeedForward(const LayerBatch& batch, const LayerWeights& w, TensorView hidden);
   DType activation_type() const { return backend_->info().activation_type; }
   LinearInput Normed(TensorView x, const Buffer& norm) const;
 

@@ -81,7 +81,7 @@ absl::StatusOr<std::unique_ptr<LinearWeight>> CpuBackend::PrepareLinear(const Ho
 
 absl::Status CpuBackend::PreparePromptRows(absl::Span<LinearWeight* const> weights) {
   if (context_.kernels->pack_prompt_tile == nullptr) return absl::OkStatus();
-  int64_t room = std::min(weight_bytes_, AvailableMemoryBytes() / 8);
+  int64_t room = std::min(weight_bytes_ / 4 * 3, AvailableMemoryBytes() / 8);
   for (LinearWeight* weight : weights) {
     auto* packed = static_cast<PackedWeight*>(weight);
     const int64_t bytes = packed->PromptBytes();
@@ -141,6 +141,11 @@ absl::Status CpuBackend::Embed(const LinearWeight& embedding, absl::Span<const i
 
 absl::Status CpuBackend::Linear(const LinearInput& input, absl::Span<const LinearOutput> outputs) {
   return CpuLinear(context_, input, outputs);
+}
+
+absl::Status CpuBackend::FeedForward(const FeedForwardArgs& args) {
+  if (!FusesSwiGlu(context_, args)) return Backend::FeedForward(args);
+  return CpuFeedForward(context_, args);
 }
 
 absl::Status CpuBackend::CopyRows(TensorView src, absl::Span<const int64_t> src_rows,

@@ -75,8 +75,11 @@ struct GemmArgs {
   // Tiles; tile_bytes and tile_scales lead from one tile to the next.
   const void* weights = nullptr;
   int64_t tile_bytes = 0;
-  int64_t tile_scales = 0;      // in elements
-  PromptWeight prompt;          // gemm_prompt only, the same tiles
+  int64_t tile_scales = 0;            // in elements
+  PromptWeight prompt[kPromptTiles];  // gemm_prompt only, a part for each tile
+  // gemm_prompt, two tiles: out is silu(first) * second, `columns` is at most 16, and there is no
+  // bias.
+  bool swiglu = false;
   const float* bias = nullptr;  // of the first column, or null
   bool accumulate = false;
   float* out = nullptr;
@@ -151,7 +154,7 @@ struct KernelTable {
 
   // Products of prompt rows with a quantised weight, in an arithmetic of their own: both sides are
   // rotated and rounded to bytes, x_values are q + 128, x_scales one per span. `inputs` is a
-  // multiple of kPromptBlock. Null: this table has none.
+  // multiple of kPromptBlock. The tiles need not be neighbours. Null: this table has none.
   void (*gemm_prompt)(const GemmArgs& args) = nullptr;
   // Makes to.* of one tile from the weight's part of `tile`.
   void (*pack_prompt_tile)(const GemmArgs& tile, const PromptWeight& to) = nullptr;

@@ -42,6 +42,8 @@ struct LinearPlan {
   // the weights and added, so that activations count with 16 bits.
   bool precise = false;
   bool prompt = false;  // quantised weights go through gemm_prompt
+  // Two outputs, prompt rows: a panel is a tile of either, and only out of the second is written.
+  bool swiglu = false;
   int64_t quantized_copies() const { return precise ? 2 : 1; }
   // Of one quantised row.
   int64_t scales(int64_t cols) const { return prompt ? PromptSpans(cols) : cols / kGroup; }
@@ -56,20 +58,26 @@ int64_t PromptPartRows(int64_t rows, int threads) {
   return (rows + chunks * threads - 1) / (chunks * threads);
 }
 
+// Whether quantised weights go through gemm_prompt.
+bool GoesThroughPromptGemm(const CpuContext& context, const LinearInput& input) {
+  return input.prompt_rows && context.kernels->gemm_prompt != nullptr &&
+         input.x.cols % kPromptBlock == 0;
+}
+
 LinearPlan MakePlan(const CpuContext& context, const LinearInput& input,
-                    absl::Span<const LinearOutput> outputs) {
+                    absl::Span<const LinearOutput> outputs, bool swiglu) {
   LinearPlan plan;
   plan.rows = input.x.rows;
+  plan.swiglu = swiglu;
   for (const LinearOutput& output : outputs) {
     plan.any_quantized |= static_cast<const PackedWeight*>(output.weight)->quantized();
     plan.precise |= output.precise;
   }
   plan.precise &= plan.any_quantized;
-  plan.prompt = input.prompt_rows && context.kernels->gemm_prompt != nullptr &&
-                plan.any_quantized && !plan.precise && input.x.cols % kPromptBlock == 0;
+  plan.prompt = GoesThroughPromptGemm(context, input) && plan.any_quantized && !plan.precise;
   const bool thin = plan.rows <= kThinRows && !plan.prompt;
   plan.part_rows = thin ? plan.rows : kPartRows;
-  plan.panel_tiles = thin ? 1 : plan.prompt ? kPromptTiles : kMaxPanelTiles;
+  plan.panel_tiles = thin || swiglu ? 1 : plan.prompt ? kPromptTiles : kMaxPanelTiles;
   for (size_t i = 0; i < outputs.size(); ++i) {
     const auto* weight = static_cast<const PackedWeight*>(outputs[i].weight);
     SLIM_CHECK(weight->inputs() == input.x.cols && outputs[i].out.cols == weight->outputs() &&
@@ -78,7 +86,7 @@ LinearPlan MakePlan(const CpuContext& context, const LinearInput& input,
                outputs[i].bias->bytes() >= weight->outputs() * int64_t{sizeof(float)});
     const int64_t panels = (weight->num_tiles() + plan.panel_tiles - 1) / plan.panel_tiles;
     plan.parts[i] = {weight, panels, plan.panels, {}};
-    plan.panels += panels;
+    if (!swiglu || i > 0) plan.panels += panels;
     plan.any_plain |= !weight->quantized();
   }
   if (plan.prompt) plan.part_rows = PromptPartRows(plan.rows, context.pool->num_threads());
@@ -251,17 +259,23 @@ void RunPart(const CpuContext& context, const LinearPlan& plan, const Activation
   args.x_scaled_sums = rows.scaled_sums;
   args.x_sums = rows.sums;
   if (plan.prompt) {
-    args.prompt = PromptFormFrom(plan.parts[i].prompt, tile, args.inputs);
+    for (int t = 0; t < args.tiles; ++t) {
+      args.prompt[t] = PromptFormFrom(plan.parts[i].prompt, tile + t, args.inputs);
+    }
+    if (plan.swiglu) {
+      args.swiglu = true;
+      args.tiles = 2;
+      args.prompt[1] = args.prompt[0];
+      args.prompt[0] = PromptFormFrom(plan.parts[0].prompt, tile, args.inputs);
+    }
     return context.kernels->gemm_prompt(args);
   }
   if (plan.precise) return PreciseGemm(context, args, scratch.pairs);
   context.kernels->gemm(args);
 }
 
-}  // namespace
-
-absl::Status CpuLinear(CpuContext& context, const LinearInput& input,
-                       absl::Span<const LinearOutput> outputs) {
+absl::Status RunLinear(CpuContext& context, const LinearInput& input,
+                       absl::Span<const LinearOutput> outputs, bool swiglu) {
   SLIM_CHECK(outputs.size() <= kMaxOutputs);
   if (outputs.empty() || input.x.rows == 0) return absl::OkStatus();
   if (input.kind == LinearInput::Kind::kSwiGlu) {
@@ -271,7 +285,7 @@ absl::Status CpuLinear(CpuContext& context, const LinearInput& input,
     SLIM_CHECK(input.norm_weight != nullptr &&
                input.norm_weight->bytes() >= input.x.cols * int64_t{sizeof(float)});
   }
-  LinearPlan plan = MakePlan(context, input, outputs);
+  LinearPlan plan = MakePlan(context, input, outputs, swiglu);
   if (plan.prompt) SLIM_RETURN_IF_ERROR(PreparePromptForms(context, plan, outputs.size()));
   SLIM_ASSIGN_OR_RETURN(const Activations x, PrepareInput(context, input, plan));
   const int threads = context.pool->num_threads();
@@ -292,6 +306,31 @@ absl::Status CpuLinear(CpuContext& context, const LinearInput& input,
     }
   });
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CpuLinear(CpuContext& context, const LinearInput& input,
+                       absl::Span<const LinearOutput> outputs) {
+  return RunLinear(context, input, outputs, /*swiglu=*/false);
+}
+
+bool FusesSwiGlu(const CpuContext& context, const FeedForwardArgs& args) {
+  const auto quantized = [](const LinearWeight* weight) {
+    return static_cast<const PackedWeight*>(weight)->quantized();
+  };
+  return GoesThroughPromptGemm(context, args.input) && quantized(args.gate) && quantized(args.up);
+}
+
+absl::Status CpuFeedForward(CpuContext& context, const FeedForwardArgs& args) {
+  SLIM_RETURN_IF_ERROR(RunLinear(context, args.input,
+                                 {LinearOutput{args.gate, args.gate_rows, false, nullptr},
+                                  LinearOutput{args.up, args.up_rows, false, nullptr}},
+                                 /*swiglu=*/true));
+  LinearInput activated;
+  activated.x = args.up_rows;
+  activated.prompt_rows = true;
+  return CpuLinear(context, activated, {LinearOutput{args.down, args.out, true, nullptr}});
 }
 
 absl::Status CpuEmbed(CpuContext& context, const LinearWeight& embedding,

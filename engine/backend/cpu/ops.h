@@ -14,6 +14,10 @@ namespace slim {
 // linear.cc
 absl::Status CpuLinear(CpuContext& context, const LinearInput& input,
                        absl::Span<const LinearOutput> outputs);
+// Whether CpuFeedForward can do it: prompt rows and quantised weights. It activates the products of
+// gate and up as they are made; args.gate_rows is not used.
+bool FusesSwiGlu(const CpuContext& context, const FeedForwardArgs& args);
+absl::Status CpuFeedForward(CpuContext& context, const FeedForwardArgs& args);
 absl::Status CpuEmbed(CpuContext& context, const LinearWeight& embedding,
                       absl::Span<const int32_t> tokens, TensorView out);
 

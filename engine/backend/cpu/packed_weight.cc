@@ -46,14 +46,16 @@ void PackBytes(const uint8_t* from, uint8_t* group, int lane) {
 
 absl::StatusOr<uint8_t*> WeightArena::Take(int64_t bytes, std::shared_ptr<Buffer>* chunk) {
   const int64_t rounded = (bytes + 63) / 64 * 64;
-  if (chunk_ == nullptr || used_bytes_ + rounded > chunk_->bytes()) {
+  auto it = std::find_if(chunks_.begin(), chunks_.end(), [rounded](const Chunk& with) {
+    return with.used_bytes + rounded <= with.buffer->bytes();
+  });
+  if (it == chunks_.end()) {
     SLIM_ASSIGN_OR_RETURN(Buffer buffer, AllocateAligned(std::max(rounded, kChunkBytes)));
-    chunk_ = std::make_shared<Buffer>(std::move(buffer));
-    used_bytes_ = 0;
+    it = chunks_.insert(it, {std::make_shared<Buffer>(std::move(buffer)), 0});
   }
-  auto* data = static_cast<uint8_t*>(chunk_->data()) + used_bytes_;
-  used_bytes_ += rounded;
-  *chunk = chunk_;
+  auto* data = static_cast<uint8_t*>(it->buffer->data()) + it->used_bytes;
+  it->used_bytes += rounded;
+  *chunk = it->buffer;
   return data;
 }
 

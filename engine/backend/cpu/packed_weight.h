@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
@@ -24,15 +25,19 @@
 
 namespace slim {
 
-// Hands out parts of large, huge-page aligned chunks; a chunk lives as long as any part of it.
+// Hands out parts of large, huge-page aligned chunks; a chunk lives as long as the arena or any
+// part of it.
 class WeightArena {
  public:
   // `bytes` zeroed bytes, 64-byte aligned, kept alive by *chunk. RESOURCE_EXHAUSTED.
   absl::StatusOr<uint8_t*> Take(int64_t bytes, std::shared_ptr<Buffer>* chunk);
 
  private:
-  std::shared_ptr<Buffer> chunk_;
-  int64_t used_bytes_ = 0;
+  struct Chunk {
+    std::shared_ptr<Buffer> buffer;
+    int64_t used_bytes = 0;
+  };
+  std::vector<Chunk> chunks_;
 };
 
 class PackedWeight final : public LinearWeight {
