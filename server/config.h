@@ -51,7 +51,7 @@ struct ServerConfig {
   absl::Duration drain_timeout = absl::Seconds(25);
   absl::Duration write_stall_timeout = absl::Seconds(30);
   absl::Duration max_request_time = absl::Minutes(10);
-  int prefill_chunk_tokens = 0;  // rows of prefill per step; 0: the scheduler's default
+  int prefill_chunk_tokens = 0;  // most rows of prefill per step; 0: the scheduler's choice
   int max_streams_per_connection = 64;
   int max_requests_per_peer = 0;        // requests in flight per client host; 0: no such limit
   int64_t max_message_bytes = 3 << 19;  // 1.5 MiB

@@ -55,11 +55,11 @@ absl::Status ValidateSchedulerOptions(const SchedulerOptions& options) {
   if (options.chunk_multiple_tokens < 1) {
     return OptionError("chunk_multiple_tokens", options.chunk_multiple_tokens, ">= 1");
   }
-  if (!(options.lone_step_factor >= 1)) {
-    return OptionError("lone_step_factor", options.lone_step_factor, ">= 1");
+  if (!(options.lone_step_factor >= 1 && options.lone_step_factor <= 1000)) {
+    return OptionError("lone_step_factor", options.lone_step_factor, "1 to 1000");
   }
-  if (options.lone_step_time < absl::ZeroDuration()) {
-    return OptionError("lone_step_time", absl::FormatDuration(options.lone_step_time), ">= 0");
+  if (options.lone_step_time < absl::ZeroDuration() || options.lone_step_time > absl::Hours(1)) {
+    return OptionError("lone_step_time", absl::FormatDuration(options.lone_step_time), "0 to 1 h");
   }
   if (options.company_memory < absl::ZeroDuration()) {
     return OptionError("company_memory", absl::FormatDuration(options.company_memory), ">= 0");
@@ -90,7 +90,6 @@ absl::StatusOr<int64_t> Scheduler::Enqueue(const Entry& entry, absl::Time now) {
     return ErrorWithReason(absl::StatusCode::kDeadlineExceeded, reason::kDeadline,
                            "the deadline had passed when the request arrived");
   }
-  if (!items_.empty()) last_meeting_ = now;
   const auto [it, inserted] = items_.try_emplace(entry.key);
   SLIM_CHECK(inserted);
   Item& item = it->second;
@@ -244,6 +243,7 @@ Scheduler::Plan Scheduler::NextStep(absl::FunctionRef<bool(RequestKey)> can_deco
                                     absl::Time now) {
   Plan plan;
   last_cost_ = 0;
+  if (items_.size() > 1) last_meeting_ = now;
   const bool prefill_turn = num_prefill_ > 0 && !prefill_was_last_;
   if (!prefill_turn) {
     plan.decode = NextDecode(can_decode);
@@ -280,9 +280,9 @@ std::vector<RequestKey> Scheduler::NextDecode(absl::FunctionRef<bool(RequestKey)
 }
 
 void Scheduler::StepTook(absl::Duration time) {
-  if (last_cost_ > 0 && time > absl::ZeroDuration()) {
-    cost_per_second_ = last_cost_ / absl::ToDoubleSeconds(time);
-  }
+  // A few rows take longer than their cost says.
+  if (last_cost_ < options_.prefill_step_cost / 2 || time <= absl::ZeroDuration()) return;
+  cost_per_second_ = last_cost_ / absl::ToDoubleSeconds(time);
 }
 
 double Scheduler::StepFactor(absl::Time now) const {
@@ -292,12 +292,15 @@ double Scheduler::StepFactor(absl::Time now) const {
 }
 
 int64_t Scheduler::RowsFor(const PrefillWork& work, double step_factor) const {
-  auto rows =
-      static_cast<int64_t>(step_factor * static_cast<double>(options_.prefill_chunk_tokens));
+  const int64_t multiple = options_.chunk_multiple_tokens;
+  int64_t rows = options_.prefill_chunk_tokens;
+  if (step_factor > 1) {
+    const auto longer = static_cast<int64_t>(step_factor * static_cast<double>(rows));
+    rows = std::max(rows, longer / multiple * multiple);
+  }
   if (work.row_cost > 0) {
     const double affordable = step_factor * options_.prefill_step_cost / work.row_cost;
     if (affordable < static_cast<double>(rows)) {
-      const int64_t multiple = options_.chunk_multiple_tokens;
       const int64_t cut = static_cast<int64_t>(affordable) / multiple * multiple;
       rows = std::min(rows, std::max(cut, options_.min_chunk_tokens));
     }

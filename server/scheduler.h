@@ -38,15 +38,15 @@ struct SchedulerOptions {
   // The most slabs of one layer that the sequences of a step may hold together: a bounded device
   // arena has to take them all at a time. 0: the engine's (set by Worker::Create).
   int64_t max_layer_slabs_per_step = 0;
-  int64_t prefill_chunk_tokens = 256;  // most rows of one prefill step
-  // Cost of one prefill step, in row-layers. Rows cost more late in a long prompt (attention), so a
+  int64_t prefill_chunk_tokens = 256;  // most rows of one prefill step, but see lone_step_factor
+  // Most cost of such a step, in row-layers. Rows cost more late in a long prompt (attention), so a
   // step takes fewer of them there and lasts about as long. 0: prefill_chunk_tokens * layers (set
   // by Worker::Create).
   double prefill_step_cost = 0;
   int64_t min_chunk_tokens = 64;       // a step is never cut below this for its cost
   int64_t chunk_multiple_tokens = 32;  // cut chunks are multiples of this
-  // While one request is alone, and was for `company_memory`, its steps are up to so many times as
-  // large, if they are likely to end within `lone_step_time`. 1: never.
+  // While one request is alone, and no step of the last `company_memory` found several, its steps
+  // are up to so many times as large, if they are likely to end within `lone_step_time`. 1: never.
   double lone_step_factor = 4;
   absl::Duration lone_step_time = absl::Milliseconds(500);
   absl::Duration company_memory = absl::Seconds(10);
@@ -162,7 +162,7 @@ class Scheduler {
   int64_t waiting_prompt_tokens_ = 0;
   int64_t reserved_slabs_ = 0;
   bool admission_paused_ = false;  // after Defer, until a Remove of a running request
-  absl::Time last_meeting_ = absl::InfinitePast();  // when a request last came while others ran
+  absl::Time last_meeting_ = absl::InfinitePast();  // when a step last found several requests
   double last_cost_ = 0;                            // of the last step; 0: it was decode
   double cost_per_second_ = 0;                      // of the last prefill step; 0: not known yet
   bool prefill_was_last_ = false;

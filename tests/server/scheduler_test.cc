@@ -508,68 +508,6 @@ TEST(SchedulerStepTest, ChunksShrinkAsRowsGetDearer) {
   EXPECT_LE(last, 64);
 }
 
-// One prompt at a time, whose rows cost kLayers each.
-class LoneStepTest : public ::testing::Test {
- protected:
-  static SchedulerOptions Options() {
-    SchedulerOptions options = StepOptions();
-    options.lone_step_factor = 4;
-    options.lone_step_time = absl::Milliseconds(500);
-    options.company_memory = absl::Seconds(10);
-    return options;
-  }
-  void Arrive(uint64_t key, absl::Time when) {
-    ASSERT_TRUE(scheduler_.Enqueue(MakeEntry(key), when).ok());
-    for (const RequestKey admitted : scheduler_.TakeAdmitted()) {
-      scheduler_.StartPrefill(admitted, {100000, kLayers});
-    }
-  }
-  // Rows of the next step.
-  int64_t Rows(absl::Time when) {
-    const Scheduler::Plan plan = scheduler_.NextStep(Always, when);
-    return plan.prefill.size() == 1 ? plan.prefill[0].rows : -1;
-  }
-  Scheduler scheduler_{Options()};
-};
-
-TEST_F(LoneStepTest, StepsGrowUpToTheFactorAndTheTime) {
-  Arrive(1, kStart);
-  EXPECT_EQ(Rows(kStart), 256) << "nothing known about the speed";
-  scheduler_.StepTook(absl::Milliseconds(100));
-  EXPECT_EQ(Rows(kStart), 4 * 256);
-  scheduler_.StepTook(absl::Milliseconds(1000));
-  EXPECT_EQ(Rows(kStart), 2 * 256) << "1024 rows took a second";
-  scheduler_.StepTook(absl::Seconds(2));
-  EXPECT_EQ(Rows(kStart), 256) << "never below a step of company";
-}
-
-TEST_F(LoneStepTest, CompanyMakesThemShortForAWhile) {
-  Arrive(1, kStart);
-  (void)Rows(kStart);
-  scheduler_.StepTook(absl::Milliseconds(100));
-  Arrive(2, kStart + absl::Seconds(1));
-  EXPECT_EQ(Rows(kStart + absl::Seconds(1)), 256);
-  scheduler_.Remove(RequestKey{2});
-  EXPECT_EQ(Rows(kStart + absl::Seconds(10)), 256) << "they met nine seconds ago";
-  EXPECT_EQ(Rows(kStart + absl::Seconds(11)), 4 * 256);
-  // One after the other is no company.
-  scheduler_.Remove(RequestKey{1});
-  Arrive(3, kStart + absl::Seconds(12));
-  EXPECT_EQ(Rows(kStart + absl::Seconds(12)), 4 * 256);
-}
-
-TEST_F(LoneStepTest, DecodeStepsSayNothingAboutPrefill) {
-  Arrive(1, kStart);
-  (void)Rows(kStart);
-  scheduler_.StepTook(absl::Milliseconds(100));
-  scheduler_.UpdatePrefill(RequestKey{1}, {0, 0});
-  EXPECT_THAT(Numbers(scheduler_.NextStep(Always, kStart).decode), ElementsAre(1));
-  scheduler_.StepTook(absl::Seconds(100));
-  scheduler_.Remove(RequestKey{1});
-  Arrive(2, kStart);
-  EXPECT_EQ(Rows(kStart), 4 * 256);
-}
-
 TEST(SchedulerStepTest, RemovedPromptIsNotPlannedAgain) {
   StepSimulator simulator(StepOptions());
   simulator.Arrive(1, 8000);
