@@ -55,12 +55,12 @@ struct PromptWeight {
   int32_t* starts = nullptr;  // per tile [spans][16], -128 * sum of the span's bytes
 };
 
-// out[r, 0..columns) = rows times up to three neighbouring tiles of a weight.
+// out[r, 0..columns) = rows times neighbouring tiles of a weight.
 struct GemmArgs {
   PackedKind kind = PackedKind::kU4;
   int64_t rows = 0;
   int64_t inputs = 0;
-  int tiles = 0;    // 1..kMaxPanelTiles
+  int tiles = 0;    // 1..kMaxPanelTiles, gemm of up to 16 rows: any number
   int columns = 0;  // valid outputs, in (16 (tiles - 1), 16 tiles]
   // Quantised kinds.
   const int8_t* x_values = nullptr;

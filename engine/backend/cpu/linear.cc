@@ -32,6 +32,7 @@ struct Part {
 
 struct LinearPlan {
   int64_t rows = 0;
+  bool thin = false;  // few rows: one tile a panel, and neighbouring panels go in one call
   int64_t part_rows = 0;
   int panel_tiles = 0;
   int64_t panels = 0;  // of all outputs
@@ -75,9 +76,9 @@ LinearPlan MakePlan(const CpuContext& context, const LinearInput& input,
   }
   plan.precise &= plan.any_quantized;
   plan.prompt = GoesThroughPromptGemm(context, input) && plan.any_quantized && !plan.precise;
-  const bool thin = plan.rows <= kThinRows && !plan.prompt;
-  plan.part_rows = thin ? plan.rows : kPartRows;
-  plan.panel_tiles = thin || swiglu ? 1 : plan.prompt ? kPromptTiles : kMaxPanelTiles;
+  plan.thin = plan.rows <= kThinRows && !plan.prompt;
+  plan.part_rows = plan.thin ? plan.rows : kPartRows;
+  plan.panel_tiles = plan.thin || swiglu ? 1 : plan.prompt ? kPromptTiles : kMaxPanelTiles;
   for (size_t i = 0; i < outputs.size(); ++i) {
     const auto* weight = static_cast<const PackedWeight*>(outputs[i].weight);
     SLIM_CHECK(weight->inputs() == input.x.cols && outputs[i].out.cols == weight->outputs() &&
@@ -226,9 +227,11 @@ void PreciseGemm(const CpuContext& context, const GemmArgs& args, float* pairs) 
   }
 }
 
-// Part `index`: rows outside, panels inside.
-void RunPart(const CpuContext& context, const LinearPlan& plan, const Activations& x,
-             absl::Span<const LinearOutput> outputs, int64_t index, const PartScratch& scratch) {
+// Part `index` (rows outside, panels inside), or several from there on, but not `end`. Returns how
+// many.
+int64_t RunParts(const CpuContext& context, const LinearPlan& plan, const Activations& x,
+                 absl::Span<const LinearOutput> outputs, int64_t index, int64_t end,
+                 const PartScratch& scratch) {
   const int64_t row = index / plan.panels * plan.part_rows;
   const int64_t panel = index % plan.panels;
   size_t i = outputs.size() - 1;
@@ -236,10 +239,11 @@ void RunPart(const CpuContext& context, const LinearPlan& plan, const Activation
   const PackedWeight& weight = *plan.parts[i].weight;
   const LinearOutput& output = outputs[i];
   const int64_t tile = (panel - plan.parts[i].first) * plan.panel_tiles;
+  const int64_t panels = plan.thin && !plan.precise ? end - index : 1;
+  const int64_t tiles = std::min(panels * plan.panel_tiles, weight.num_tiles() - tile);
+  const int64_t done = (tiles + plan.panel_tiles - 1) / plan.panel_tiles;
   GemmArgs args;
-  weight.Describe(tile,
-                  static_cast<int>(std::min<int64_t>(plan.panel_tiles, weight.num_tiles() - tile)),
-                  &args);
+  weight.Describe(tile, static_cast<int>(tiles), &args);
   args.rows = std::min(plan.part_rows, plan.rows - row);
   if (output.bias != nullptr) {
     args.bias = static_cast<const float*>(output.bias->data()) + tile * kTileOutputs;
@@ -250,7 +254,8 @@ void RunPart(const CpuContext& context, const LinearPlan& plan, const Activation
   args.scratch = scratch.gemm;
   if (!weight.quantized()) {
     args.x = x.plain + row * args.inputs;
-    return context.kernels->gemm(args);
+    context.kernels->gemm(args);
+    return done;
   }
   const QuantizedRows rows = RowOf(x.quantized, row * plan.quantized_copies(), weight.inputs(),
                                    plan.scales(weight.inputs()));
@@ -268,10 +273,13 @@ void RunPart(const CpuContext& context, const LinearPlan& plan, const Activation
       args.prompt[1] = args.prompt[0];
       args.prompt[0] = PromptFormFrom(plan.parts[0].prompt, tile, args.inputs);
     }
-    return context.kernels->gemm_prompt(args);
+    context.kernels->gemm_prompt(args);
+  } else if (plan.precise) {
+    PreciseGemm(context, args, scratch.pairs);
+  } else {
+    context.kernels->gemm(args);
   }
-  if (plan.precise) return PreciseGemm(context, args, scratch.pairs);
-  context.kernels->gemm(args);
+  return done;
 }
 
 absl::Status RunLinear(CpuContext& context, const LinearInput& input,
@@ -296,13 +304,11 @@ absl::Status RunLinear(CpuContext& context, const LinearInput& input,
   SLIM_ASSIGN_OR_RETURN(float* const pairs,
                         context.pairs_threads.Get<float>(pair_floats * threads));
   const int64_t parts = (plan.rows + plan.part_rows - 1) / plan.part_rows * plan.panels;
-  const int64_t grain = plan.rows <= kThinRows && !plan.prompt
-                            ? std::clamp<int64_t>(parts / (threads * 2), 1, 64)
-                            : 1;
+  const int64_t grain = plan.thin ? std::clamp<int64_t>(parts / (threads * 2), 1, 64) : 1;
   context.pool->ParallelFor(parts, grain, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t part = begin; part < end; ++part) {
-      RunPart(context, plan, x, outputs, part,
-              {gemm_scratch + thread * gemm_bytes, pairs + thread * pair_floats});
+    const PartScratch scratch = {gemm_scratch + thread * gemm_bytes, pairs + thread * pair_floats};
+    for (int64_t part = begin; part < end;) {
+      part += RunParts(context, plan, x, outputs, part, end, scratch);
     }
   });
   return absl::OkStatus();
@@ -323,6 +329,7 @@ bool FusesSwiGlu(const CpuContext& context, const FeedForwardArgs& args) {
 }
 
 absl::Status CpuFeedForward(CpuContext& context, const FeedForwardArgs& args) {
+  SLIM_CHECK(args.gate->outputs() == args.up->outputs());
   SLIM_RETURN_IF_ERROR(RunLinear(context, args.input,
                                  {LinearOutput{args.gate, args.gate_rows, false, nullptr},
                                   LinearOutput{args.up, args.up_rows, false, nullptr}},

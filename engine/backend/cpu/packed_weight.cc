@@ -46,6 +46,8 @@ void PackBytes(const uint8_t* from, uint8_t* group, int lane) {
 
 absl::StatusOr<uint8_t*> WeightArena::Take(int64_t bytes, std::shared_ptr<Buffer>* chunk) {
   const int64_t rounded = (bytes + 63) / 64 * 64;
+  const auto unused = [](const Chunk& chunk) { return chunk.buffer.use_count() == 1; };
+  chunks_.erase(std::remove_if(chunks_.begin(), chunks_.end(), unused), chunks_.end());
   auto it = std::find_if(chunks_.begin(), chunks_.end(), [rounded](const Chunk& with) {
     return with.used_bytes + rounded <= with.buffer->bytes();
   });

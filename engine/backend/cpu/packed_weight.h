@@ -25,8 +25,8 @@
 
 namespace slim {
 
-// Hands out parts of large, huge-page aligned chunks; a chunk lives as long as the arena or any
-// part of it.
+// Hands out parts of large, huge-page aligned chunks; a chunk lives as long as any part of it, or
+// until the next Take.
 class WeightArena {
  public:
   // `bytes` zeroed bytes, 64-byte aligned, kept alive by *chunk. RESOURCE_EXHAUSTED.

@@ -276,6 +276,7 @@ TEST_P(LinearTest, FeedForwardEqualsItsLayers) {
       {kQ41, DType::kF16, kQ41, 128, 64},  {DType::kBF16, kQ41, kQ41, 128, 64},
       {kQ41, kQ41, kQ41, 96, 64},
   };
+  constexpr float kUntouched = 77;
   for (const FeedForwardCase& c : cases) {
     auto backend = MakeCpu(GetParam(), 2);
     const TestTensor tensors[] = {RandomTensor(c.gate, c.width, c.inputs, 3),
@@ -288,34 +289,40 @@ TEST_P(LinearTest, FeedForwardEqualsItsLayers) {
       weights.push_back(*std::move(weight));
     }
     ASSERT_TRUE(backend->PreparePromptRows({weights[1].get()}).ok());
+    auto norm = backend->PrepareVector(RandomTensor(DType::kF32, 1, c.inputs, 7).tensor);
+    ASSERT_TRUE(norm.ok()) << norm.status();
     for (const int64_t rows : {1, 6, 11, 140}) {
       for (const bool prompt_rows : {false, true}) {
-        std::vector<float> x = RandomFloats(rows * c.inputs, 6);
-        std::vector<float> gate(rows * c.width), up = gate, out = x, want = x;
+        SCOPED_TRACE(absl::StrCat("case ", &c - cases, " rows ", rows, " prompt ", prompt_rows));
+        const std::vector<float> x = RandomFloats(rows * c.inputs, 6);
+        std::vector<float> gate(rows * c.width, kUntouched), up = gate, hidden = x, want = x;
         FeedForwardArgs args;
-        args.input.x = ViewOf(x, rows);
+        args.input.kind = Kind::kRmsNorm;
+        args.input.norm_weight = &*norm;
+        args.input.eps = 1e-5f;
         args.input.prompt_rows = prompt_rows;
         args.gate = weights[0].get();
         args.up = weights[1].get();
         args.down = weights[2].get();
         args.gate_rows = ViewOf(gate, rows);
         args.up_rows = ViewOf(up, rows);
-        args.out = ViewOf(out, rows);
+        args.input.x = args.out = ViewOf(hidden, rows);  // as in a model
         ASSERT_TRUE(backend->FeedForward(args).ok());
+        const bool fused = prompt_rows && backend->info().prompt_rows_apart && &c - cases < 4;
+        EXPECT_EQ(gate[0] == kUntouched, fused);
 
-        ASSERT_TRUE(
-            backend->Linear(args.input, {{args.gate, args.gate_rows, false, nullptr}}).ok());
-        ASSERT_TRUE(backend->Linear(args.input, {{args.up, args.up_rows, false, nullptr}}).ok());
+        LinearInput input = args.input;
+        input.x = ViewOf(want, rows);
+        ASSERT_TRUE(backend->Linear(input, {{args.gate, args.gate_rows, false, nullptr}}).ok());
+        ASSERT_TRUE(backend->Linear(input, {{args.up, args.up_rows, false, nullptr}}).ok());
         LinearInput activated;
         activated.kind = Kind::kSwiGlu;
         activated.x = args.gate_rows;
         activated.up = args.up_rows;
         activated.prompt_rows = prompt_rows;
-        ASSERT_TRUE(
-            backend->Linear(activated, {{args.down, ViewOf(want, rows), true, nullptr}}).ok());
-        EXPECT_TRUE(SameBits(out.data(), want.data(), rows * c.inputs))
-            << "case " << &c - cases << " rows " << rows << " prompt " << prompt_rows;
-        EXPECT_FALSE(SameBits(out.data(), x.data(), rows * c.inputs)) << "nothing was added";
+        ASSERT_TRUE(backend->Linear(activated, {{args.down, input.x, true, nullptr}}).ok());
+        EXPECT_TRUE(SameBits(hidden.data(), want.data(), rows * c.inputs));
+        EXPECT_FALSE(SameBits(hidden.data(), x.data(), rows * c.inputs)) << "nothing was added";
       }
     }
   }
