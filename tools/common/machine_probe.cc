@@ -46,6 +46,29 @@ __attribute__((target("avx512f,avx512bw,avx512bf16"))) void Bf16(int64_t steps) 
   for (auto& s : sum) SLIM_HIDE("v", s);
 }
 
+// Needs DetectCpuFeatures().amx.
+__attribute__((target("avx512f,amx-tile,amx-int8"))) void Amx(int64_t steps) {
+  struct alignas(64) {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } config;
+  SLIM_HIDE("m", config);     // gcc 12 believes that only its first eight bytes are read
+  _tile_loadconfig(&config);  // makes all tiles zero
+  static_assert(kChains % 6 == 0);
+  for (int64_t i = 0; i < steps; ++i) {
+    for (int j = 0; j < kChains; j += 6) {
+      _tile_dpbusd(0, 6, 7);
+      _tile_dpbusd(1, 6, 7);
+      _tile_dpbusd(2, 6, 7);
+      _tile_dpbusd(3, 6, 7);
+      _tile_dpbusd(4, 6, 7);
+      _tile_dpbusd(5, 6, 7);
+    }
+  }
+  _tile_release();
+}
+
 __attribute__((target("avx512f"))) void Fma512(int64_t steps) {
   __m512 sum[kChains], a = _mm512_set1_ps(1e-9f), b = a;
   for (auto& s : sum) s = _mm512_setzero_ps();
@@ -105,10 +128,12 @@ struct ComputeProbe {
 
 ComputeProbe FindComputeProbe(absl::string_view isa, Arithmetic arithmetic) {
   const bool avx2 = isa == CpuIsaName(CpuIsa::kAvx2);
-  const bool bf16 = isa == CpuIsaName(CpuIsa::kAvx512Bf16);
+  const bool amx = isa == CpuIsaName(CpuIsa::kAmx);
+  const bool bf16 = amx || isa == CpuIsaName(CpuIsa::kAvx512Bf16);
   if (!avx2 && !bf16 && isa != CpuIsaName(CpuIsa::kAvx512)) return {};
   switch (arithmetic) {
     case Arithmetic::kInt8:
+      if (amx) return ComputeProbe{Amx, 2 * 16 * 16 * 64};
       return avx2 ? ComputeProbe{Maddubs, 64} : ComputeProbe{Vnni, 128};
     case Arithmetic::kBf16:
       return bf16 ? ComputeProbe{Bf16, 64} : ComputeProbe{};

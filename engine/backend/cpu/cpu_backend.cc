@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/backend/cpu/kernels.h"
 #include "engine/backend/cpu/ops.h"
+#include "engine/backend/cpu/prompt_gemm_check.h"
 #include "engine/base/available_memory.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
@@ -14,6 +15,28 @@
 
 namespace slim {
 namespace {
+
+#if defined(__x86_64__)
+const KernelTable& AmxKernels() {
+  static const KernelTable table = [] {
+    KernelTable amx = kAvx512Bf16Kernels;
+    amx.name = "avx512vnni+bf16+amx";
+    amx.gemm_prompt = GemmPromptAmx;
+    return amx;
+  }();
+  return table;
+}
+#endif
+
+// The AMX kernel was written without a processor to try it on: not taken where it is wrong.
+bool Trusted(CpuIsa isa) {
+#if defined(__x86_64__)
+  if (isa == CpuIsa::kAmx) {
+    return SamePromptProducts(AmxKernels().gemm_prompt, kAvx512Bf16Kernels.gemm_prompt);
+  }
+#endif
+  return true;
+}
 
 const KernelTable& KernelsFor(CpuIsa isa) {
   switch (isa) {
@@ -24,6 +47,8 @@ const KernelTable& KernelsFor(CpuIsa isa) {
       return kAvx512Kernels;
     case CpuIsa::kAvx512Bf16:
       return kAvx512Bf16Kernels;
+    case CpuIsa::kAmx:
+      return AmxKernels();
 #endif
     default:
       return kPortableKernels;
@@ -34,7 +59,8 @@ const KernelTable& KernelsFor(CpuIsa isa) {
 
 absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const CpuBackendOptions& options) {
   const CpuFeatures features = DetectCpuFeatures();
-  const std::vector<CpuIsa> supported = SupportedIsas(features);
+  std::vector<CpuIsa> supported = SupportedIsas(features);
+  if (!Trusted(supported.back())) supported.pop_back();
   const CpuIsa isa = options.isa.value_or(supported.back());
   if (std::find(supported.begin(), supported.end(), isa) == supported.end()) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -81,7 +107,7 @@ absl::StatusOr<std::unique_ptr<LinearWeight>> CpuBackend::PrepareLinear(const Ho
 
 absl::Status CpuBackend::PreparePromptRows(absl::Span<LinearWeight* const> weights) {
   if (context_.kernels->pack_prompt_tile == nullptr) return absl::OkStatus();
-  int64_t room = std::min(weight_bytes_ / 4 * 3, AvailableMemoryBytes() / 8);
+  int64_t room = std::min(weight_bytes_ / 2, AvailableMemoryBytes() / 8);
   for (LinearWeight* weight : weights) {
     auto* packed = static_cast<PackedWeight*>(weight);
     const int64_t bytes = packed->PromptBytes();

@@ -15,6 +15,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace slim {
@@ -26,6 +28,12 @@ uint64_t ReadXcr0() {
   // The intrinsic would need -mxsave for this file.
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return (uint64_t{high} << 32) | low;
+}
+
+// The tile registers are large, so Linux wants to be asked (arch_prctl(2), since 5.16).
+bool AskForTileRegisters() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
 std::string BrandString() {
@@ -80,11 +88,14 @@ CpuFeatures DetectCpuFeatures() {
   const bool avx2 = (b >> 5) & 1;
   const bool avx512 =
       ((b >> 16) & 1) && ((b >> 17) & 1) && ((b >> 30) & 1) && ((b >> 31) & 1) && ((c >> 11) & 1);
+  const bool amx = ((d >> 24) & 1) && ((d >> 25) & 1);
+  const bool os_tiles = (xcr0 & 0x60000) == 0x60000;
   features.avx2 = avx2 && fma && f16c && os_ymm;
   features.avx512 = features.avx2 && avx512 && os_zmm;
   if (features.avx512 && subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
     features.avx512_bf16 = (a >> 5) & 1;
   }
+  features.amx = features.avx512_bf16 && amx && os_tiles && AskForTileRegisters();
 #endif
   return features;
 }
@@ -99,6 +110,8 @@ absl::string_view CpuIsaName(CpuIsa isa) {
       return "avx512vnni";
     case CpuIsa::kAvx512Bf16:
       return "avx512vnni+bf16";
+    case CpuIsa::kAmx:
+      return "avx512vnni+bf16+amx";
   }
   return "?";
 }
@@ -108,6 +121,7 @@ std::vector<CpuIsa> SupportedIsas(const CpuFeatures& features) {
   if (features.avx2) isas.push_back(CpuIsa::kAvx2);
   if (features.avx512) isas.push_back(CpuIsa::kAvx512);
   if (features.avx512_bf16) isas.push_back(CpuIsa::kAvx512Bf16);
+  if (features.amx) isas.push_back(CpuIsa::kAmx);
   return isas;
 }
 

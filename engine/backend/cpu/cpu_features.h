@@ -17,18 +17,22 @@ enum class CpuIsa : uint8_t {
   kAvx2,        // AVX2, FMA, F16C
   kAvx512,      // AVX-512 F, BW, VL, DQ and VNNI
   kAvx512Bf16,  // the same and AVX512_BF16
+  kAmx,         // the same and AMX's tiles of bytes, for the linear layers of prompt rows
 };
 
 struct CpuFeatures {
   bool avx2 = false;         // AVX2, FMA and F16C, saved by the operating system
   bool avx512 = false;       // AVX-512 F, BW, VL, DQ and VNNI, saved by the operating system
   bool avx512_bf16 = false;  // on top of avx512
+  bool amx = false;          // AMX tiles and int8, on top of avx512_bf16, and allowed to be used
   std::string model_name;    // the processor's brand string, "unknown" where there is none
 };
 
+// Where the processor has AMX, asks the operating system for the permission to use its registers,
+// for this process and all its threads.
 CpuFeatures DetectCpuFeatures();
 
-// "portable", "avx2", "avx512vnni", "avx512vnni+bf16".
+// "portable", "avx2", "avx512vnni", "avx512vnni+bf16", "avx512vnni+bf16+amx".
 absl::string_view CpuIsaName(CpuIsa isa);
 
 // Variants that this processor can run, weakest first; never empty.

@@ -198,6 +198,9 @@ extern const KernelTable kPortableKernels;
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512Kernels;
 extern const KernelTable kAvx512Bf16Kernels;
+// KernelTable::gemm_prompt with AMX, the same bits. The process must have the permission that
+// DetectCpuFeatures asks for.
+void GemmPromptAmx(const GemmArgs& args);
 #endif
 
 }  // namespace slim

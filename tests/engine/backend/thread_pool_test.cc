@@ -121,6 +121,8 @@ TEST(CpuFeaturesTest, LowerLevelsComeWithHigherOnes) {
   EXPECT_EQ(SupportedIsas(features).back(), CpuIsa::kAvx512);
   features.avx512_bf16 = true;
   EXPECT_EQ(SupportedIsas(features).back(), CpuIsa::kAvx512Bf16);
+  features.amx = true;
+  EXPECT_EQ(SupportedIsas(features).back(), CpuIsa::kAmx);
 }
 
 TEST(CpuFeaturesTest, QuotaTextIsRoundedUpToCpus) {
@@ -151,7 +153,7 @@ TEST(CpuBackendTest, SaysWhatItChose) {
 
 TEST(CpuBackendTest, RefusesAnInstructionSetTheProcessorLacks) {
   for (const CpuIsa isa :
-       {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Bf16}) {
+       {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Bf16, CpuIsa::kAmx}) {
     const auto supported = SupportedIsas(DetectCpuFeatures());
     const bool has = std::find(supported.begin(), supported.end(), isa) != supported.end();
     CpuBackendOptions options;
