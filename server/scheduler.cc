@@ -280,8 +280,11 @@ std::vector<RequestKey> Scheduler::NextDecode(absl::FunctionRef<bool(RequestKey)
 }
 
 void Scheduler::StepTook(absl::Duration time) {
-  // A few rows take longer than their cost says.
-  if (last_cost_ < options_.prefill_step_cost / 2 || time <= absl::ZeroDuration()) return;
+  // A few rows take longer than their cost says; whole chunks may cost little (few layers), or few
+  // rows much (late in a long prompt).
+  const bool few = last_cost_ < options_.prefill_step_cost / 2 &&
+                   last_rows_ < (options_.prefill_chunk_tokens + 1) / 2;
+  if (last_cost_ <= 0 || few || time <= absl::ZeroDuration()) return;
   cost_per_second_ = last_cost_ / absl::ToDoubleSeconds(time);
 }
 
@@ -353,14 +356,17 @@ void Scheduler::ChargePrefill(const std::vector<PrefillUnit>& units) {
   }
   arrival_tag_ = virtual_time_;
   double total_cost = 0;
+  int64_t total_rows = 0;
   for (const PrefillUnit& unit : units) {
     Item& item = items_.at(unit.key);
     const double cost = CostOf(unit.rows, item.work);
     item.tag += cost / item.weight;
     item.begun = true;
     total_cost += cost;
+    total_rows += unit.rows;
   }
   last_cost_ = total_cost;
+  last_rows_ = total_rows;
   virtual_time_ += total_cost / weights;
   ClampVirtualTime();
 }

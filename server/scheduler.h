@@ -164,6 +164,7 @@ class Scheduler {
   bool admission_paused_ = false;  // after Defer, until a Remove of a running request
   absl::Time last_meeting_ = absl::InfinitePast();  // when a step last found several requests
   double last_cost_ = 0;                            // of the last step; 0: it was decode
+  int64_t last_rows_ = 0;                           // of the last prefill step
   double cost_per_second_ = 0;                      // of the last prefill step; 0: not known yet
   bool prefill_was_last_ = false;
   uint64_t next_decode_ = 0;  // order of arrival at which the next decode step begins

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 
 from conftest import BUILD, MODEL, Server, pb  # noqa: E402
 
-MODES = {"off": pb.PruningOptions.OFF, "profile": pb.PruningOptions.PROFILE}
+MODES = {"profile": pb.PruningOptions.PROFILE, "off": pb.PruningOptions.OFF}
 
 
 def through_grpc(server, tokens, mode, draw):

@@ -26,7 +26,7 @@ class LoneStepTest : public ::testing::Test {
     options.company_memory = absl::Seconds(10);
     return options;
   }
-  void Arrive(uint64_t key, absl::Time when, int64_t rows = 100000) {
+  void Arrive(uint64_t key, absl::Time when, int64_t rows = 100000, double row_cost = kLayers) {
     Scheduler::Entry entry;
     entry.key = RequestKey{key};
     entry.prompt_tokens = rows;
@@ -34,7 +34,7 @@ class LoneStepTest : public ::testing::Test {
     entry.arrival = when;
     ASSERT_TRUE(scheduler_.Enqueue(entry, when).ok());
     for (const RequestKey admitted : scheduler_.TakeAdmitted()) {
-      scheduler_.StartPrefill(admitted, {rows, kLayers});
+      scheduler_.StartPrefill(admitted, {rows, row_cost});
     }
   }
   void Leave(uint64_t key) { scheduler_.Remove(RequestKey{key}); }
@@ -84,6 +84,14 @@ TEST_F(LoneStepTest, OnlyWholePrefillStepsTellTheSpeed) {
   Leave(2);
   Arrive(3, kStart);
   EXPECT_EQ(Rows(kStart), 4 * 256);
+}
+
+// The first segment of a pruned prompt has few layers.
+TEST_F(LoneStepTest, WholeChunksThatCostLittleTellTheSpeedToo) {
+  Arrive(1, kStart, 100000, 0.25 * kLayers);
+  EXPECT_EQ(Rows(kStart, absl::Milliseconds(50)), 256);
+  EXPECT_EQ(Rows(kStart, absl::Seconds(1)), 640) << "2.5 times the cost of a step in half a second";
+  EXPECT_EQ(Rows(kStart), 256);
 }
 
 }  // namespace

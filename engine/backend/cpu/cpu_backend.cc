@@ -60,7 +60,8 @@ const KernelTable& KernelsFor(CpuIsa isa) {
 absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const CpuBackendOptions& options) {
   const CpuFeatures features = DetectCpuFeatures();
   std::vector<CpuIsa> supported = SupportedIsas(features);
-  if (!Trusted(supported.back())) supported.pop_back();
+  const bool wants_best = options.isa.value_or(supported.back()) == supported.back();
+  if (wants_best && !Trusted(supported.back())) supported.pop_back();
   const CpuIsa isa = options.isa.value_or(supported.back());
   if (std::find(supported.begin(), supported.end(), isa) == supported.end()) {
     return absl::InvalidArgumentError(absl::StrCat(

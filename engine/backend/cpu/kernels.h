@@ -14,7 +14,8 @@ namespace slim {
 
 inline constexpr int kTileOutputs = 16;   // outputs of one packed tile
 inline constexpr int kGroup = 32;         // inputs that share a scale, but in gemm_prompt
-inline constexpr int kMaxPanelTiles = 3;  // tiles that one gemm call may cover
+inline constexpr int kMaxPanelTiles = 3;  // tiles that one gemm call of many rows may cover
+inline constexpr int kThinRows = 16;      // up to so many rows may cover any number of tiles
 inline constexpr int kPromptTiles = 2;    // tiles that one gemm_prompt call may cover
 inline constexpr int kPromptBlock = 64;   // inputs that are rotated together for gemm_prompt
 inline constexpr int kPromptSpan = 192;   // inputs that share a scale in gemm_prompt
@@ -60,7 +61,7 @@ struct GemmArgs {
   PackedKind kind = PackedKind::kU4;
   int64_t rows = 0;
   int64_t inputs = 0;
-  int tiles = 0;    // 1..kMaxPanelTiles, gemm of up to 16 rows: any number
+  int tiles = 0;    // 1..kMaxPanelTiles, gemm of up to kThinRows rows: any number
   int columns = 0;  // valid outputs, in (16 (tiles - 1), 16 tiles]
   // Quantised kinds.
   const int8_t* x_values = nullptr;

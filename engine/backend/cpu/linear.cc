@@ -13,7 +13,6 @@ namespace slim {
 namespace {
 
 constexpr int kMaxOutputs = 16;
-constexpr int64_t kThinRows = 16;
 // Rows of a wide part: their quantised inputs stay in the second-level cache while the panels of
 // the weight pass by.
 constexpr int64_t kPartRows = 128;

@@ -433,32 +433,34 @@ TEST_P(LinearTest, RowsDoNotDependOnTheirBatchNorOnThreads) {
 
 TEST_P(LinearTest, SeveralOutputsEqualSingleOnes) {
   auto backend = MakeCpu(GetParam());
-  const int64_t rows = 20, inputs = 96;
-  std::vector<float> x = RandomFloats(rows * inputs, 3);
+  const int64_t inputs = 96;
   std::vector<TestTensor> tensors;
   std::vector<std::unique_ptr<LinearWeight>> weights;
-  std::vector<std::vector<float>> outs;
   for (const DType dtype : kAllTypes) {
     tensors.push_back(RandomTensor(dtype, 30 + 20 * static_cast<int>(dtype), inputs, 5));
     auto weight = backend->PrepareLinear(tensors.back().tensor);
     ASSERT_TRUE(weight.ok());
     weights.push_back(*std::move(weight));
-    outs.emplace_back(rows * tensors.back().tensor.rows);
   }
-  LinearInput input;
-  input.x = ViewOf(x, rows);
-  std::vector<LinearOutput> outputs;
-  for (size_t i = 0; i < outs.size(); ++i) {
-    outputs.push_back({weights[i].get(), ViewOf(outs[i], rows), false, nullptr});
-  }
-  ASSERT_TRUE(backend->Linear(input, outputs).ok());
-  for (size_t i = 0; i < outs.size(); ++i) {
-    const auto single = RunLinear(*backend, tensors[i], x, rows);
-    EXPECT_TRUE(SameBits(single.data(), outs[i].data(), static_cast<int64_t>(single.size())));
+  for (const int64_t rows : {1, 7, 16, 20}) {
+    std::vector<float> x = RandomFloats(rows * inputs, 3);
+    LinearInput input;
+    input.x = ViewOf(x, rows);
+    std::vector<std::vector<float>> outs;
+    for (const TestTensor& tensor : tensors) outs.emplace_back(rows * tensor.tensor.rows);
+    std::vector<LinearOutput> outputs;
+    for (size_t i = 0; i < outs.size(); ++i) {
+      outputs.push_back({weights[i].get(), ViewOf(outs[i], rows), false, nullptr});
+    }
+    ASSERT_TRUE(backend->Linear(input, outputs).ok());
+    for (size_t i = 0; i < outs.size(); ++i) {
+      const auto single = RunLinear(*backend, tensors[i], x, rows);
+      EXPECT_TRUE(SameBits(single.data(), outs[i].data(), static_cast<int64_t>(single.size())))
+          << "rows " << rows << " output " << i;
+    }
   }
 }
 
-// Logits: activations count with 16 bits, whatever else holds for a row holds too.
 TEST_P(LinearTest, PreciseProductsAgreeWithTheReferenceMuchCloser) {
   auto backend = MakeCpu(GetParam());
   auto reference = MakeReferenceBackend();
