@@ -128,6 +128,18 @@ TEST(ClientOptionsTest, WhatIsNotGivenStaysUnset) {
   EXPECT_FALSE(request.has_priority());
 }
 
+TEST(ClientOptionsTest, ThePromptMayFollowAnyOption) {
+  const std::pair<const char*, const char*> options[] = {
+      {"--pruning", "off"},  {"--score", "unit_max"},  {"--decode", "frozen"},
+      {"--stop", "x"},       {"--overflow", "reject"}, {"--stop_token", "5"},
+      {"--max_tokens", "3"}, {"--logit_bias", "7=1"}};
+  for (const auto& [name, value] : options) {
+    const auto parsed = Parse({"generate", name, value, "hello"});
+    ASSERT_TRUE(parsed->complete) << name;
+    EXPECT_EQ(parsed->options.generate.prompt, "hello") << name;
+  }
+}
+
 TEST(ClientOptionsTest, EveryCommandIsKnown) {
   EXPECT_EQ(Parse({"chat"})->options.command, Command::kChat);
   EXPECT_EQ(Parse({"tokenize", "x"})->options.command, Command::kTokenize);

@@ -44,11 +44,8 @@ void AddParsed(CLI::App* app, const std::string& name, const std::string& help, 
       },
       help);
   option->type_name("TEXT");
-  if (times == Times::kOnce) {
-    option->expected(1);
-  } else {
-    option->allow_extra_args(false);  // one value each time
-  }
+  if (times == Times::kOnce) option->expected(1);
+  option->allow_extra_args(false);  // one value each time; what follows is the prompt
 }
 
 void AddSampling(CLI::App* app, v1::SamplingParams* sampling) {
