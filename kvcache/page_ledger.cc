@@ -45,17 +45,27 @@ int64_t PageLedger::unreserved() const {
          counters_.held_by_transfer_slabs;
 }
 
-absl::StatusOr<std::shared_ptr<KvPage>> PageLedger::NewPage(KvSequenceId owner, int32_t block_id,
-                                                            int first_layer, int num_layers) {
-  std::vector<SlabId> slabs;
-  SLIM_RETURN_IF_ERROR(pool_->Acquire(num_layers, &slabs));
-  std::shared_ptr<KvPage> page(new KvPage(this, owner, block_id, first_layer));
-  page->slabs_ = std::move(slabs);
-  pages_.insert(page.get());
+absl::StatusOr<std::vector<std::shared_ptr<KvPage>>> PageLedger::NewPages(
+    KvSequenceId owner, absl::Span<const int32_t> block_ids, int first_layer, int num_layers) {
+  const auto blocks = static_cast<int64_t>(block_ids.size());
+  std::vector<SlabId> slabs;  // [layer][block]
+  slabs.reserve(blocks * num_layers);
+  SLIM_RETURN_IF_ERROR(pool_->Acquire(blocks * num_layers, &slabs));
+  std::vector<std::shared_ptr<KvPage>> pages;
+  pages.reserve(blocks);
+  for (int64_t i = 0; i < blocks; ++i) {
+    std::shared_ptr<KvPage> page(new KvPage(this, owner, block_ids[i], first_layer));
+    page->slabs_.reserve(num_layers);
+    for (int layer = 0; layer < num_layers; ++layer) {
+      page->slabs_.push_back(slabs[layer * blocks + i]);
+    }
+    pages_.insert(page.get());
+    pages.push_back(std::move(page));
+  }
   MutexLock lock(&mutex_);
   counters_.free_slabs = pool_->free_slabs();
-  counters_.cached_slabs += num_layers;
-  return page;
+  counters_.cached_slabs += blocks * num_layers;
+  return pages;
 }
 
 void PageLedger::AddUser(KvPage* page) {

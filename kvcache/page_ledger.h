@@ -73,9 +73,12 @@ class PageLedger {
   void Unreserve(int64_t slabs);
   int64_t unreserved() const;
 
-  // A page of zeroed slabs, charged to `owner`, used by nobody yet.
-  absl::StatusOr<std::shared_ptr<KvPage>> NewPage(KvSequenceId owner, int32_t block_id,
-                                                  int first_layer, int num_layers);
+  // Pages of zeroed slabs, charged to `owner`, used by nobody yet. Where the pool has room in one
+  // piece, a layer's slabs of these blocks are neighbours, in their order: attention reads them as
+  // one stream.
+  absl::StatusOr<std::vector<std::shared_ptr<KvPage>>> NewPages(KvSequenceId owner,
+                                                                absl::Span<const int32_t> block_ids,
+                                                                int first_layer, int num_layers);
   // A sequence's table took or dropped the page.
   void AddUser(KvPage* page);
   void DropUser(KvPage* page, KvSequenceId sequence);

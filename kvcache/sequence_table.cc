@@ -135,9 +135,9 @@ absl::Status SequenceTable::Append(KvSequenceId id, int segment,
                                    absl::Span<const int32_t> block_ids) {
   SLIM_ASSIGN_OR_RETURN(BlockTable* const table, FindTableToChange(id, segment));
   SLIM_RETURN_IF_ERROR(table->CheckAppend(block_ids));
-  for (const int32_t block_id : block_ids) {
-    SLIM_ASSIGN_OR_RETURN(auto page, ledger_->NewPage(id, block_id, table->spec().first_layer,
+  SLIM_ASSIGN_OR_RETURN(auto pages, ledger_->NewPages(id, block_ids, table->spec().first_layer,
                                                       table->spec().num_layers));
+  for (auto& page : pages) {
     ledger_->AddUser(page.get());
     table->Append(std::move(page));
   }

@@ -143,6 +143,30 @@ TEST_F(UnifiedKvManagerTest, PagesKeepTheirDataAndNewOnesAreZero) {
   }
 }
 
+// A layer's keys and values of blocks that came together are read as one stream.
+TEST_F(UnifiedKvManagerTest, BlocksAppendedTogetherAreNeighboursInEveryLayer) {
+  Make(3, 24);
+  auto id = kv_->AddSequence({{0, 1, 2}, {1, 2, 5}});
+  ASSERT_TRUE(id.ok());
+  ASSERT_TRUE(kv_->AppendBlocks(*id, 0, {0, 1}).ok());
+  ASSERT_TRUE(kv_->AppendBlocks(*id, 1, {0, 3, 4}).ok());
+  ASSERT_TRUE(kv_->AppendBlocks(*id, 1, {7, 9}).ok());
+  ASSERT_TRUE(kv_->BeginStep({KvUse{*id, 0, 3}}).ok());
+  for (int layer = 0; layer < 3; ++layer) {
+    auto pages = kv_->AcquireLayer(*id, layer);
+    ASSERT_TRUE(pages.ok()) << pages.status();
+    ASSERT_EQ(pages->slabs.size(), layer == 0 ? 2u : 5u);
+    for (size_t i = 1; i < pages->slabs.size(); ++i) {
+      const auto distance =
+          static_cast<char*>(pages->slabs[i]) - static_cast<char*>(pages->slabs[i - 1]);
+      if (i == 3) continue;  // from one call to the next
+      EXPECT_EQ(distance, kLayout.slab_bytes()) << "layer " << layer << " page " << i;
+    }
+    kv_->ReleaseLayer(*id, layer);
+  }
+  kv_->EndStep();
+}
+
 TEST_F(UnifiedKvManagerTest, ProtocolErrorsAreStatuses) {
   Make(2, 8);
   auto a = kv_->AddSequence({{0, 2, 2}});

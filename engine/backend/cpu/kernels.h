@@ -28,6 +28,16 @@ constexpr int64_t PromptSpans(int64_t inputs) { return (inputs + kPromptSpan - 1
 // How the elements of a packed weight are stored (packed_weight.h).
 enum class PackedKind : uint8_t { kU4, kU8, kF32, kF16, kBF16 };
 
+// Where the groups of a quantised weight lie (packed_weight.h): bytes from one to the next, and
+// elements from the scales of one to those of the next.
+inline constexpr int kMinScaleBytes = 64;  // a group's scales and mins
+constexpr int GroupStep(bool nibbles, bool has_min) {
+  return (has_min ? kMinScaleBytes : 0) + kTileOutputs * kGroup / (nibbles ? 2 : 1);
+}
+constexpr int ScaleStep(bool nibbles, bool has_min) {
+  return has_min ? GroupStep(nibbles, has_min) / 2 : kTileOutputs;
+}
+
 // Rows quantised to int8 by groups of 32: x = scale * q. groups = cols / 32. Prompt rows: values
 // hold q + 128, scales one per span of kPromptSpan inputs, and there are no sums.
 struct QuantizedRows {
@@ -70,13 +80,12 @@ struct GemmArgs {
   const int32_t* x_sums = nullptr;
   bool has_min = false;
   int zero_point = 0;                // w = scale * (q - zero_point) without a min
-  const uint16_t* scales = nullptr;  // f16: per tile, per group: 16 scales, then 16 mins if has_min
+  const uint16_t* scales = nullptr;  // f16: of a group 16 scales, then 16 mins if has_min
   // Plain kinds.
   const float* x = nullptr;
-  // Tiles; tile_bytes and tile_scales lead from one tile to the next.
   const void* weights = nullptr;
-  int64_t tile_bytes = 0;
-  int64_t tile_scales = 0;            // in elements
+  int64_t tile_bytes = 0;             // from one tile to the next
+  int64_t tile_scales = 0;            // the same for the scales, in elements
   PromptWeight prompt[kPromptTiles];  // gemm_prompt only, a part for each tile
   // gemm_prompt, two tiles: out is silu(first) * second, `columns` is at most 16, and there is no
   // bias.

@@ -77,18 +77,18 @@ PackedWeight::PackedWeight(const HostTensor& tensor)
     case DType::kQ8_0:
       kind_ = PackedKind::kU8;
       zero_point_ = 128;
-      tile_bytes_ = inputs_ * kTileOutputs;
-      tile_scales_ = groups * kTileOutputs;
       break;
     case DType::kQ4_0:
     case DType::kQ4_1:
       kind_ = PackedKind::kU4;
       has_min_ = dtype_ == DType::kQ4_1;
       zero_point_ = has_min_ ? 0 : 8;
-      tile_bytes_ = inputs_ * kTileOutputs / 2;
-      tile_scales_ = groups * kTileOutputs * (has_min_ ? 2 : 1);
       break;
   }
+  if (!quantized()) return;
+  tile_bytes_ = groups * GroupStep(nibbles(), has_min_);
+  tile_scales_ = groups * ScaleStep(nibbles(), has_min_);
+  if (!has_min_) scale_bytes_ = 2 * tile_scales_;
 }
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> PackedWeight::Create(const HostTensor& tensor,
@@ -105,8 +105,11 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> PackedWeight::Create(const HostTen
   }
   std::unique_ptr<PackedWeight> weight(new PackedWeight(tensor));
   const int64_t tiles = weight->num_tiles();
-  SLIM_ASSIGN_OR_RETURN(weight->tiles_, arena.Take(weight->bytes(), &weight->chunk_));
-  weight->scales_ = reinterpret_cast<uint16_t*>(weight->tiles_ + tiles * weight->tile_bytes_);
+  SLIM_ASSIGN_OR_RETURN(uint8_t* const data, arena.Take(weight->bytes(), &weight->chunk_));
+  const bool scales_first = weight->has_min_;
+  weight->tiles_ = scales_first ? data + kMinScaleBytes : data;
+  weight->scales_ =
+      reinterpret_cast<uint16_t*>(scales_first ? data : data + tiles * weight->tile_bytes_);
   pool.ParallelFor(tiles, 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t tile = begin; tile < end; ++tile) weight->PackTile(tensor, tile);
   });
@@ -161,7 +164,9 @@ void PackedWeight::PackOutput(const HostTensor& tensor, int64_t output) {
   const int64_t block_bytes = BlockBytes(dtype_);
   const auto* from = static_cast<const uint8_t*>(tensor.data) + output * blocks * block_bytes;
   uint8_t* to = tiles_ + tile * tile_bytes_;
-  uint16_t* scales = scales_ + tile * tile_scales_;
+  uint16_t* scales = scales_ + tile * tile_scales_ + lane;
+  const int group_step = GroupStep(nibbles(), has_min_),
+            scale_step = ScaleStep(nibbles(), has_min_);
   for (int64_t b = 0; b < blocks; ++b, from += block_bytes) {
     switch (dtype_) {
       case DType::kF32:
@@ -172,17 +177,17 @@ void PackedWeight::PackOutput(const HostTensor& tensor, int64_t output) {
         std::memcpy(to + (b * kTileOutputs + lane) * 2, from, 2);
         break;
       case DType::kQ8_0:
-        scales[b * 16 + lane] = LoadU16(from);
-        PackBytes(from + 2, to + b * 512, lane);
+        scales[b * scale_step] = LoadU16(from);
+        PackBytes(from + 2, to + b * group_step, lane);
         break;
       case DType::kQ4_0:
-        scales[b * 16 + lane] = LoadU16(from);
-        PackNibbles(from + 2, to + b * 256, lane);
+        scales[b * scale_step] = LoadU16(from);
+        PackNibbles(from + 2, to + b * group_step, lane);
         break;
       case DType::kQ4_1:
-        scales[b * 32 + lane] = LoadU16(from);
-        scales[b * 32 + 16 + lane] = LoadU16(from + 2);
-        PackNibbles(from + 4, to + b * 256, lane);
+        scales[b * scale_step] = LoadU16(from);
+        scales[b * scale_step + 16] = LoadU16(from + 2);
+        PackNibbles(from + 4, to + b * group_step, lane);
         break;
     }
   }
@@ -206,7 +211,9 @@ void PackedWeight::Dequantize(int64_t output, float* out) const {
   const int64_t tile = output / kTileOutputs;
   const int lane = static_cast<int>(output % kTileOutputs);
   const uint8_t* from = tiles_ + tile * tile_bytes_;
-  const uint16_t* scales = scales_ + tile * tile_scales_;
+  const uint16_t* scales = scales_ + tile * tile_scales_ + lane;
+  const int group_step = GroupStep(nibbles(), has_min_),
+            scale_step = ScaleStep(nibbles(), has_min_);
   for (int64_t i = 0; i < inputs_; ++i) {
     const int64_t group = i / kGroup;
     const int in_group = static_cast<int>(i % kGroup), j = in_group % 4;
@@ -221,14 +228,14 @@ void PackedWeight::Dequantize(int64_t output, float* out) const {
         out[i] = BF16ToF32(LoadU16(from + (i * kTileOutputs + lane) * 2));
         break;
       case PackedKind::kU8: {
-        const int q = from[group * 512 + (in_group / 4) * 64 + lane * 4 + j] - zero_point_;
-        out[i] = F16ToF32(scales[group * 16 + lane]) * static_cast<float>(q);
+        const int q = from[group * group_step + (in_group / 4) * 64 + lane * 4 + j] - zero_point_;
+        out[i] = F16ToF32(scales[group * scale_step]) * static_cast<float>(q);
         break;
       }
       case PackedKind::kU4: {
-        const int byte = from[group * 256 + (in_group / 8) * 64 + lane * 4 + j];
+        const int byte = from[group * group_step + (in_group / 8) * 64 + lane * 4 + j];
         const int q = (in_group % 8 < 4 ? byte & 15 : byte >> 4) - zero_point_;
-        const uint16_t* s = scales + group * (has_min_ ? 32 : 16) + lane;
+        const uint16_t* s = scales + group * scale_step;
         out[i] = F16ToF32(s[0]) * static_cast<float>(q);
         if (has_min_) out[i] += F16ToF32(s[16]);
         break;

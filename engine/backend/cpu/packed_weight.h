@@ -5,7 +5,9 @@
 //                    output o, input 8 v + j (low half) and input 8 v + 4 + j (high half)
 //   u8 (Q8_0)        per group 8 vectors; byte 4 o + j of vector v: output o, input 4 v + j, stored
 //                    as q + 128
-//   scales           f16, per tile and group: 16 scales, with Q4_1 followed by 16 mins
+//   scales           f16, per group 16, behind all tiles. With Q4_1 16 scales and 16 mins, a vector
+//                    before the 4 of their group: a matrix is one stream, which the processor's
+//                    prefetchers follow
 //   F32, F16, BF16   [inputs][16 outputs], elements as in the file
 //
 // Nothing is rounded: the packed form holds the file's numbers. Prompt rows are multiplied with a
@@ -49,7 +51,7 @@ class PackedWeight final : public LinearWeight {
   int64_t outputs() const override { return outputs_; }
   int64_t inputs() const override { return inputs_; }
   DType dtype() const override { return dtype_; }
-  int64_t bytes() const override { return num_tiles() * (tile_bytes_ + 2 * tile_scales_); }
+  int64_t bytes() const override { return num_tiles() * (tile_bytes_ + scale_bytes_); }
 
   // The form for prompt rows. PromptBytes: what it takes, 0 where type or shape allow none.
   int64_t PromptBytes() const;
@@ -61,6 +63,7 @@ class PackedWeight final : public LinearWeight {
   const PromptWeight& kept_prompt_form() const { return prompt_; }  // bytes are null when not kept
 
   PackedKind kind() const { return kind_; }
+  bool nibbles() const { return kind_ == PackedKind::kU4; }
   bool quantized() const { return kind_ == PackedKind::kU4 || kind_ == PackedKind::kU8; }
   int64_t num_tiles() const { return (outputs_ + kTileOutputs - 1) / kTileOutputs; }
 
@@ -82,8 +85,9 @@ class PackedWeight final : public LinearWeight {
   int zero_point_ = 0;
   int64_t tile_bytes_ = 0;
   int64_t tile_scales_ = 0;  // elements
+  int64_t scale_bytes_ = 0;  // of a tile, behind all tiles
   std::shared_ptr<Buffer> chunk_;
-  uint8_t* tiles_ = nullptr;
+  uint8_t* tiles_ = nullptr;  // the first group's elements
   uint16_t* scales_ = nullptr;
   std::shared_ptr<Buffer> prompt_chunk_;
   PromptWeight prompt_;
