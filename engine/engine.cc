@@ -20,8 +20,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Options& options,
   kv_options.device_bytes = options.kv_device_bytes;
   kv_options.host_bytes = options.kv_host_bytes;
   kv_options.prefetch = options.kv_prefetch;
+  kv_options.keys_apart = options.kv_tier == KvTier::kUnified && backend->info().reads_keys_apart;
+  SLIM_ASSIGN_OR_RETURN(const KvLayout layout, KvLayoutOf(kv_options));
   SLIM_ASSIGN_OR_RETURN(std::unique_ptr<Llama> model,
-                        Llama::Create(*source, config, kv_options.layout, backend.get()));
+                        Llama::Create(*source, config, layout, backend.get()));
   SLIM_ASSIGN_OR_RETURN(const KvMemorySizes kv_sizes, KvMemorySizesOf(kv_options));
   SLIM_ASSIGN_OR_RETURN(KvMemories kv_memories, backend->CreateKvMemories(kv_sizes));
   SLIM_ASSIGN_OR_RETURN(std::unique_ptr<KvManager> kv,

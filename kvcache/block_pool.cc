@@ -28,60 +28,79 @@ constexpr int64_t kSlabAlignment = 64;
 constexpr int64_t kMaxMappedBytes = int64_t{1} << 46;
 constexpr unsigned char kPoison = 0xFB;
 
+constexpr int PartsOf(BlockPool::Shape shape) { return shape == BlockPool::Shape::kHalves ? 2 : 1; }
+
 }  // namespace
 
-void BlockPool::ForbidAccess([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) const {
+void BlockPool::ForbidAccess([[maybe_unused]] SlabId first, [[maybe_unused]] int64_t count) const {
 #ifdef SLIM_ASAN
-  if (memory_->host_readable()) __asan_poison_memory_region(data, static_cast<size_t>(bytes));
+  for (int part = 0; part < parts_ && memory_->host_readable(); ++part) {
+    __asan_poison_memory_region(PartOf(first, part), static_cast<size_t>(count * part_stride_));
+  }
 #endif
 }
 
-void BlockPool::AllowAccess([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) const {
+void BlockPool::AllowAccess([[maybe_unused]] SlabId first, [[maybe_unused]] int64_t count) const {
 #ifdef SLIM_ASAN
-  if (memory_->host_readable()) __asan_unpoison_memory_region(data, static_cast<size_t>(bytes));
+  for (int part = 0; part < parts_ && memory_->host_readable(); ++part) {
+    __asan_unpoison_memory_region(PartOf(first, part), static_cast<size_t>(count * part_stride_));
+  }
 #endif
 }
 
-int64_t BlockPool::Stride(int64_t slab_bytes) {
-  return (slab_bytes + kSlabAlignment - 1) / kSlabAlignment * kSlabAlignment;
+int64_t BlockPool::Stride(int64_t slab_bytes, Shape shape) {
+  const int parts = PartsOf(shape);
+  return (slab_bytes / parts + kSlabAlignment - 1) / kSlabAlignment * kSlabAlignment * parts;
 }
 
-int64_t BlockPool::SlabsIn(int64_t bytes, int64_t slab_bytes) {
-  return slab_bytes <= 0 || bytes <= 0 ? 0 : bytes / Stride(slab_bytes);
+int64_t BlockPool::SlabsIn(int64_t bytes, int64_t slab_bytes, Shape shape) {
+  return slab_bytes <= 0 || bytes <= 0 ? 0 : bytes / Stride(slab_bytes, shape);
 }
 
 absl::StatusOr<std::unique_ptr<BlockPool>> BlockPool::Create(int64_t slab_bytes, int64_t num_slabs,
                                                              bool poison_freed,
-                                                             std::unique_ptr<SlabMemory> memory) {
+                                                             std::unique_ptr<SlabMemory> memory,
+                                                             Shape shape) {
   if (!(slab_bytes > 0 && slab_bytes <= kMaxMappedBytes && num_slabs > 0 &&
         num_slabs <= std::numeric_limits<SlabId>::max() &&
-        num_slabs <= kMaxMappedBytes / Stride(slab_bytes))) {
+        num_slabs <= kMaxMappedBytes / Stride(slab_bytes, shape))) {
     return absl::InvalidArgumentError(
         absl::StrCat("block pool of ", num_slabs, " slabs of ", slab_bytes,
                      " bytes: both must be positive and their product at most ", kMaxMappedBytes));
   }
+  if (slab_bytes % PartsOf(shape) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("block pool: slabs of ", slab_bytes, " bytes cannot be halved"));
+  }
   if (memory == nullptr) {
-    SLIM_ASSIGN_OR_RETURN(memory, MapHostSlabs(Stride(slab_bytes) * num_slabs));
+    SLIM_ASSIGN_OR_RETURN(memory, MapHostSlabs(Stride(slab_bytes, shape) * num_slabs));
   }
   return std::unique_ptr<BlockPool>(
-      new BlockPool(slab_bytes, num_slabs, poison_freed, std::move(memory)));
+      new BlockPool(slab_bytes, num_slabs, poison_freed, std::move(memory), shape));
 }
 
 BlockPool::BlockPool(int64_t slab_bytes, int64_t num_slabs, bool poison_freed,
-                     std::unique_ptr<SlabMemory> memory)
+                     std::unique_ptr<SlabMemory> memory, Shape shape)
     : slab_bytes_(slab_bytes),
-      stride_(Stride(slab_bytes)),
+      parts_(PartsOf(shape)),
+      part_stride_(Stride(slab_bytes, shape) / parts_),
       poison_freed_(poison_freed),
       memory_(std::move(memory)),
       base_(memory_->base()),
       free_slabs_(num_slabs),
       taken_(static_cast<size_t>(num_slabs), false),
       written_(static_cast<size_t>(num_slabs), false) {
-  ForbidAccess(base_, stride_ * num_slabs);
+  ForbidAccess(0, num_slabs);
   AddRun(0, num_slabs);
 }
 
-BlockPool::~BlockPool() { AllowAccess(base_, stride_ * total_slabs()); }
+BlockPool::~BlockPool() { AllowAccess(0, total_slabs()); }
+
+void BlockPool::Fill(SlabId first, int64_t count, unsigned char value) {
+  for (int part = 0; part < parts_; ++part) {
+    memory_->Fill(PartOf(first, part), value, count * part_stride_);
+  }
+}
 
 void BlockPool::AddRun(SlabId first, int64_t length) {
   runs_.emplace(first, length);
@@ -101,7 +120,7 @@ void BlockPool::TakeFromRun(SlabId first, int64_t count, std::vector<SlabId>* ou
   for (int64_t i = 0; i < count; ++i) {
     const SlabId slab = static_cast<SlabId>(first + i);
     taken_[slab] = true;
-    AllowAccess(data(slab), stride_);
+    AllowAccess(slab, 1);
     out->push_back(slab);
   }
   free_slabs_ -= count;
@@ -133,7 +152,7 @@ void BlockPool::ZeroReused(absl::Span<const SlabId> slabs) {
       ++end;
     }
     if (end > i && !Planted(PlantedBug::kStaleSlabReused)) {
-      memory_->Fill(data(slabs[i]), 0, static_cast<int64_t>(end - i) * stride_);
+      Fill(slabs[i], static_cast<int64_t>(end - i), 0);
     }
     i = std::max(end, i + 1);
   }
@@ -148,15 +167,15 @@ SlabId BlockPool::AcquireForOverwrite() {
   return slab[0];
 }
 
-void BlockPool::Zero(SlabId slab) { memory_->Fill(data(slab), 0, slab_bytes_); }
+void BlockPool::Zero(SlabId slab) { Fill(slab, 1, 0); }
 
 void BlockPool::Release(absl::Span<const SlabId> slabs) {
   for (const SlabId slab : slabs) {
     SLIM_CHECK(slab >= 0 && slab < total_slabs() && taken_[slab]);
     taken_[slab] = false;
     ++free_slabs_;
-    if (poison_freed_) memory_->Fill(data(slab), kPoison, slab_bytes_);
-    ForbidAccess(data(slab), stride_);
+    if (poison_freed_) Fill(slab, 1, kPoison);
+    ForbidAccess(slab, 1);
     SlabId first = slab;
     int64_t length = 1;
     auto next = runs_.upper_bound(slab);

@@ -1,5 +1,7 @@
 // A fixed number of equal slabs in one range of memory. Host memory is touched only when a slab is
-// written, so a large pool costs nothing until it is used.
+// written, so a large pool costs nothing until it is used. A slab is one piece, or two halves: then
+// the first halves of all slabs lie before the second halves of all, and whoever reads the same
+// half of neighbouring slabs reads one stream.
 //
 // A slab is handed out filled with zeroes: kernels rely on zero beyond the written slots, and a
 // sequence must never see what another one left. Thread rule: one thread at a time (the owner's).
@@ -26,16 +28,18 @@ inline constexpr SlabId kNoSlab = -1;
 
 class BlockPool {
  public:
+  enum class Shape : uint8_t { kWhole, kHalves };
+
   // INVALID_ARGUMENT when a number is not positive or too large, RESOURCE_EXHAUSTED when the
-  // mapping fails. Slabs are 64-byte aligned: the stride is slab_bytes rounded up. `memory`:
-  // Stride(slab_bytes) * num_slabs bytes of it; null: host memory.
+  // mapping fails. Slabs (halves) are 64-byte aligned: the stride is their size rounded up.
+  // `memory`: Stride(slab_bytes, shape) * num_slabs bytes of it; null: host memory.
   static absl::StatusOr<std::unique_ptr<BlockPool>> Create(
       int64_t slab_bytes, int64_t num_slabs, bool poison_freed,
-      std::unique_ptr<SlabMemory> memory = nullptr);
-  // Distance of neighbouring slabs.
-  static int64_t Stride(int64_t slab_bytes);
+      std::unique_ptr<SlabMemory> memory = nullptr, Shape shape = Shape::kWhole);
+  // Memory that one slab takes; of whole slabs the distance of neighbours, of halves twice that.
+  static int64_t Stride(int64_t slab_bytes, Shape shape = Shape::kWhole);
   // Slabs that fit `bytes`.
-  static int64_t SlabsIn(int64_t bytes, int64_t slab_bytes);
+  static int64_t SlabsIn(int64_t bytes, int64_t slab_bytes, Shape shape = Shape::kWhole);
 
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;
@@ -50,7 +54,8 @@ class BlockPool {
   // Every slab must be taken.
   void Release(absl::Span<const SlabId> slabs);
 
-  void* data(SlabId slab) const { return base_ + int64_t{slab} * stride_; }
+  // The slab, or its first half.
+  void* data(SlabId slab) const { return PartOf(slab, 0); }
   void Zero(SlabId slab);
   bool is_taken(SlabId slab) const { return taken_[slab]; }
   int64_t slab_bytes() const { return slab_bytes_; }
@@ -59,11 +64,17 @@ class BlockPool {
 
  private:
   BlockPool(int64_t slab_bytes, int64_t num_slabs, bool poison_freed,
-            std::unique_ptr<SlabMemory> memory);
+            std::unique_ptr<SlabMemory> memory, Shape shape);
+
+  char* PartOf(SlabId slab, int part) const {
+    return base_ + (part * total_slabs() + slab) * part_stride_;
+  }
+  // Sets the bytes of `count` neighbouring slabs.
+  void Fill(SlabId first, int64_t count, unsigned char value);
 
   // A read of a free slab is an error that AddressSanitizer can report.
-  void ForbidAccess(void* data, int64_t bytes) const;
-  void AllowAccess(void* data, int64_t bytes) const;
+  void ForbidAccess(SlabId first, int64_t count) const;
+  void AllowAccess(SlabId first, int64_t count) const;
 
   void ZeroReused(absl::Span<const SlabId> slabs);
   // Takes `count` slabs from the front of the run that begins at `first`.
@@ -72,7 +83,8 @@ class BlockPool {
   void EraseRun(SlabId first, int64_t length);
 
   const int64_t slab_bytes_;
-  const int64_t stride_;
+  const int parts_;
+  const int64_t part_stride_;
   const bool poison_freed_;
   const std::unique_ptr<SlabMemory> memory_;
   char* const base_;

@@ -1,8 +1,8 @@
 // The one place where the memory layout of cached keys and values is written.
 //
-// A *slab* is what one layer caches of one block of tokens: first all keys, then all values. It is
-// the unit of the pools; a *page* (a block's KV in one segment) is one slab per layer of the
-// segment.
+// A *slab* is what one layer caches of one block of tokens: first all keys, then all values, or the
+// values at a fixed distance (`values_after`). It is the unit of the pools; a *page* (a block's KV
+// in one segment) is one slab per layer of the segment.
 //
 //   keys   [kv_heads][head_dim / P][block_tokens][P]
 //   values [kv_heads][block_tokens / P][head_dim][P]
@@ -25,19 +25,23 @@ struct KvLayout {
   int head_dim = 0;
   int block_tokens = 0;  // B: 32 or 64
   KvType type = KvType::kBF16;
+  // Elements from a slab's first key to its first value; 0: the values follow the keys. A pool that
+  // keeps the keys of all its slabs before the values of all sets it.
+  int64_t values_after = 0;
 
   constexpr int element_bytes() const { return type == KvType::kF32 ? 4 : 2; }
   // P: elements that share 32 bits.
   constexpr int pack() const { return 4 / element_bytes(); }
   // Elements of the keys (or of the values) of one kv head in one slab.
   constexpr int64_t head_elements() const { return int64_t{head_dim} * block_tokens; }
-  constexpr int64_t slab_elements() const { return 2 * num_kv_heads * head_elements(); }
+  constexpr int64_t key_elements() const { return num_kv_heads * head_elements(); }
+  constexpr int64_t slab_elements() const { return 2 * key_elements(); }
   constexpr int64_t slab_bytes() const { return slab_elements() * element_bytes(); }
 
   // Element offsets from the start of the slab.
   constexpr int64_t key_head_offset(int kv_head) const { return kv_head * head_elements(); }
   constexpr int64_t value_head_offset(int kv_head) const {
-    return (num_kv_heads + kv_head) * head_elements();
+    return (values_after > 0 ? values_after : key_elements()) + kv_head * head_elements();
   }
   constexpr int64_t key_offset(int kv_head, int slot, int dim) const {
     const int p = pack();

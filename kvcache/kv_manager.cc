@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
 #include "kvcache/block_copier_host.h"
 #include "kvcache/block_copier_verifying.h"
 #include "kvcache/block_pool.h"
@@ -31,6 +32,9 @@ absl::Status CheckOptions(const KvManager::Options& o) {
                                                    " hold no slab of ", l.slab_bytes(), " bytes"));
   }
   if (o.tier == KvTier::kUnified) return absl::OkStatus();
+  if (o.keys_apart) {
+    return absl::InvalidArgumentError("KV keys_apart is for the unified tier: copies move slabs");
+  }
   if (!(o.host_bytes >= l.slab_bytes())) {
     return absl::InvalidArgumentError(absl::StrCat("KV host_bytes ", o.host_bytes,
                                                    " hold no slab of ", l.slab_bytes(), " bytes"));
@@ -41,6 +45,10 @@ absl::Status CheckOptions(const KvManager::Options& o) {
         "KV transfer_timeout ", absl::FormatDuration(o.transfer_timeout), " out of (0, 1h]"));
   }
   return absl::OkStatus();
+}
+
+BlockPool::Shape ShapeOf(const KvManager::Options& options) {
+  return options.keys_apart ? BlockPool::Shape::kHalves : BlockPool::Shape::kWhole;
 }
 
 }  // namespace
@@ -70,12 +78,21 @@ absl::StatusOr<KvMemorySizes> KvMemorySizesOf(const KvManager::Options& options)
   if (!status.ok()) return status;
   const int64_t slab_bytes = options.layout.slab_bytes();
   KvMemorySizes sizes;
-  sizes.stride_bytes = BlockPool::Stride(slab_bytes);
-  sizes.device_slabs = BlockPool::SlabsIn(options.device_bytes, slab_bytes);
+  const BlockPool::Shape shape = ShapeOf(options);
+  sizes.stride_bytes = BlockPool::Stride(slab_bytes, shape);
+  sizes.device_slabs = BlockPool::SlabsIn(options.device_bytes, slab_bytes, shape);
   if (options.tier == KvTier::kDiscrete) {
     sizes.host_slabs = BlockPool::SlabsIn(options.host_bytes, slab_bytes);
   }
   return sizes;
+}
+
+absl::StatusOr<KvLayout> KvLayoutOf(const KvManager::Options& options) {
+  SLIM_ASSIGN_OR_RETURN(const KvMemorySizes sizes, KvMemorySizesOf(options));
+  KvLayout layout = options.layout;
+  layout.values_after =
+      options.keys_apart ? sizes.stride_bytes / 2 * sizes.device_slabs / layout.element_bytes() : 0;
+  return layout;
 }
 
 }  // namespace slim

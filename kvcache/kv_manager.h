@@ -101,7 +101,10 @@ class KvManager {
     KvTier tier = KvTier::kUnified;
     int64_t device_bytes = 0;  // pool (unified) or arena (discrete)
     int64_t host_bytes = 0;    // host pool (discrete only)
-    bool prefetch = true;      // false: every slab is fetched when asked for (to measure the gain)
+    // Unified tier only: the keys of all slabs before the values of all, so that the keys of
+    // neighbouring slabs are one stream, and so are their values (KvLayout::values_after).
+    bool keys_apart = false;
+    bool prefetch = true;  // false: every slab is fetched when asked for (to measure the gain)
     absl::Duration transfer_timeout = absl::Seconds(10);
     bool verify_transfers = false;  // compare a hash of each copy's two ends: DATA_LOSS on a change
     bool poison_freed = false;      // tests: fill freed slabs with 0xFB, so that a stale read shows
@@ -115,7 +118,7 @@ class KvManager {
   // Discrete: the most slabs of one layer that one step may acquire at a time, summed over its
   // sequences. Unified: capacity_slabs().
   virtual int64_t max_layer_slabs_per_step() const = 0;
-  virtual const KvLayout& layout() const = 0;
+  virtual const KvLayout& layout() const = 0;  // see KvLayoutOf
 
   // Reserves the worst case, sum over segments of num_layers * max_blocks slabs.
   // Segments cover [0, num_layers) in order without gaps, else INVALID_ARGUMENT.
@@ -186,6 +189,9 @@ absl::StatusOr<std::unique_ptr<KvManager>> CreateKvManager(const KvManager::Opti
 
 // How many slabs the pools of these options have. INVALID_ARGUMENT as CreateKvManager.
 absl::StatusOr<KvMemorySizes> KvMemorySizesOf(const KvManager::Options& options);
+
+// KvManager::layout() of a manager with these options. INVALID_ARGUMENT as CreateKvManager.
+absl::StatusOr<KvLayout> KvLayoutOf(const KvManager::Options& options);
 
 }  // namespace slim
 

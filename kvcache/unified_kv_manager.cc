@@ -9,11 +9,15 @@ namespace slim {
 
 absl::StatusOr<std::unique_ptr<UnifiedKvManager>> UnifiedKvManager::Create(
     const Options& options, std::unique_ptr<SlabMemory> memory) {
-  const int64_t slab_bytes = options.layout.slab_bytes();
+  Options resolved = options;
+  SLIM_ASSIGN_OR_RETURN(resolved.layout, KvLayoutOf(options));
+  SLIM_ASSIGN_OR_RETURN(const KvMemorySizes sizes, KvMemorySizesOf(options));
   SLIM_ASSIGN_OR_RETURN(
-      auto pool, BlockPool::Create(slab_bytes, BlockPool::SlabsIn(options.device_bytes, slab_bytes),
-                                   options.poison_freed, std::move(memory)));
-  return std::unique_ptr<UnifiedKvManager>(new UnifiedKvManager(options, std::move(pool)));
+      auto pool,
+      BlockPool::Create(options.layout.slab_bytes(), sizes.device_slabs, options.poison_freed,
+                        std::move(memory),
+                        options.keys_apart ? BlockPool::Shape::kHalves : BlockPool::Shape::kWhole));
+  return std::unique_ptr<UnifiedKvManager>(new UnifiedKvManager(resolved, std::move(pool)));
 }
 
 UnifiedKvManager::UnifiedKvManager(const Options& options, std::unique_ptr<BlockPool> pool)

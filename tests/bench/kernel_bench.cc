@@ -124,8 +124,8 @@ void BenchLinear(Bench& bench, DType dtype, int64_t rows, int64_t outputs, int64
 }
 
 // Keys and values of one sequence in blocks of 32 tokens, heads as in the default model. The slabs
-// of a block's layers lie side by side, as the block pool hands them out, or (by_layer) those of a
-// layer's blocks do.
+// of a block's layers lie side by side, or (by_layer) those of a layer's blocks do, keys and values
+// apart, as an engine has them.
 struct Cache {
   static constexpr int kHeads = 9, kKvHeads = 3, kDims = 64, kBlock = 32;
   Cache(Backend& backend, int64_t tokens, int num_layers, bool by_layer) {
@@ -133,19 +133,21 @@ struct Cache {
     layout.num_kv_heads = kKvHeads;
     layout.head_dim = kDims;
     layout.block_tokens = kBlock;
+    const int64_t blocks = (tokens + kBlock - 1) / kBlock, slabs_in_all = num_layers * blocks;
+    if (by_layer) layout.values_after = slabs_in_all * layout.key_elements();
     RopeParams rope;
     rope.head_dim = rope.rotary_dims = kDims;
     SLIM_CHECK(backend.Configure(layout, kHeads, rope, 16384).ok());
-    const int64_t blocks = (tokens + kBlock - 1) / kBlock;
-    auto buffer = backend.Allocate(num_layers * blocks * layout.slab_bytes());
+    auto buffer = backend.Allocate(slabs_in_all * layout.slab_bytes());
     SLIM_CHECK(buffer.ok());
     memory = *std::move(buffer);
     layers.resize(num_layers);
     for (int64_t b = 0; b < blocks; ++b) {
       block_ids.push_back(static_cast<int32_t>(b));
       for (int l = 0; l < num_layers; ++l) {
-        const int64_t slab = by_layer ? l * blocks + b : b * num_layers + l;
-        layers[l].push_back(static_cast<char*>(memory.data()) + slab * layout.slab_bytes());
+        const int64_t offset = by_layer ? (l * blocks + b) * (layout.slab_bytes() / 2)
+                                        : (b * num_layers + l) * layout.slab_bytes();
+        layers[l].push_back(static_cast<char*>(memory.data()) + offset);
       }
     }
     const int64_t cols = kKvHeads * kDims;

@@ -1,10 +1,10 @@
 #include "kvcache/block_pool.h"
 
 #include <algorithm>
-#include <cstring>
 #include <random>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "gtest/gtest.h"
 
 namespace slim {
@@ -50,32 +50,86 @@ TEST(BlockPoolTest, AcquireFailsWhenExhaustedAndTakesNothing) {
   EXPECT_EQ(pool->AcquireForOverwrite(), kNoSlab);
 }
 
-TEST(BlockPoolTest, SlabsAreZeroWhenHandedOutAgain) {
-  auto pool = MakePool(100, 3, /*poison=*/true);
-  std::vector<SlabId> slabs;
-  ASSERT_TRUE(pool->Acquire(3, &slabs).ok());
-  for (const SlabId slab : slabs) std::memset(pool->data(slab), 0x5A, 100);
-  pool->Release(slabs);
-  slabs.clear();
-  ASSERT_TRUE(pool->Acquire(3, &slabs).ok());
-  for (const SlabId slab : slabs) {
-    const char* bytes = static_cast<const char*>(pool->data(slab));
-    EXPECT_EQ(std::count(bytes, bytes + 100, 0), 100);
+// The bytes of slabs of 200, whole or in halves.
+class BlockPoolShapeTest : public ::testing::TestWithParam<BlockPool::Shape> {
+ protected:
+  static constexpr int64_t kBytes = 200, kSlabs = 8;
+
+  BlockPoolShapeTest() {
+    auto pool = BlockPool::Create(kBytes, kSlabs, /*poison_freed=*/true, nullptr, GetParam());
+    EXPECT_TRUE(pool.ok()) << pool.status();
+    pool_ = *std::move(pool);
   }
+  // Where the slab's pieces begin, and how long each is.
+  std::vector<absl::Span<char>> Pieces(SlabId slab) const {
+    char* const first = static_cast<char*>(pool_->data(slab));
+    if (GetParam() == BlockPool::Shape::kWhole) return {{first, kBytes}};
+    const int64_t distance = BlockPool::Stride(kBytes, GetParam()) / 2 * kSlabs;
+    return {{first, kBytes / 2}, {first + distance, kBytes / 2}};
+  }
+  void Set(SlabId slab, char value) {
+    for (const absl::Span<char> piece : Pieces(slab)) {
+      std::fill(piece.begin(), piece.end(), value);
+    }
+  }
+  bool Holds(SlabId slab, char value) const {
+    for (const absl::Span<char> piece : Pieces(slab)) {
+      for (const char byte : piece) {
+        if (byte != value) return false;
+      }
+    }
+    return true;
+  }
+  std::unique_ptr<BlockPool> pool_;
+};
+
+TEST_P(BlockPoolShapeTest, SlabsAreZeroWhenHandedOutAgain) {
+  std::vector<SlabId> slabs;
+  ASSERT_TRUE(pool_->Acquire(3, &slabs).ok());
+  for (const SlabId slab : slabs) Set(slab, 0x5A);
+  pool_->Release(slabs);
+  slabs.clear();
+  ASSERT_TRUE(pool_->Acquire(3, &slabs).ok());
+  for (const SlabId slab : slabs) EXPECT_TRUE(Holds(slab, 0)) << slab;
+  Set(slabs[1], 0x5A);
+  pool_->Zero(slabs[1]);
+  EXPECT_TRUE(Holds(slabs[1], 0));
 }
 
-TEST(BlockPoolTest, SlabsAreAlignedAndDoNotOverlap) {
-  auto pool = MakePool(100, 8);
+TEST_P(BlockPoolShapeTest, SlabsAreAlignedAndDoNotOverlap) {
   std::vector<SlabId> slabs;
-  ASSERT_TRUE(pool->Acquire(8, &slabs).ok());
+  ASSERT_TRUE(pool_->Acquire(kSlabs, &slabs).ok());
   for (const SlabId slab : slabs) {
-    EXPECT_EQ(reinterpret_cast<uintptr_t>(pool->data(slab)) % 64, 0u);
-    std::memset(pool->data(slab), slab, 100);
+    for (const absl::Span<char> piece : Pieces(slab)) {
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(piece.data()) % 64, 0u);
+    }
+    Set(slab, static_cast<char>(slab + 1));
   }
-  for (const SlabId slab : slabs) {
-    const char* bytes = static_cast<const char*>(pool->data(slab));
-    EXPECT_EQ(std::count(bytes, bytes + 100, static_cast<char>(slab)), 100);
-  }
+  for (const SlabId slab : slabs) EXPECT_TRUE(Holds(slab, static_cast<char>(slab + 1))) << slab;
+}
+
+TEST_P(BlockPoolShapeTest, FreeingOneSlabLeavesTheOthersAlone) {
+  std::vector<SlabId> slabs;
+  ASSERT_TRUE(pool_->Acquire(3, &slabs).ok());
+  for (const SlabId slab : slabs) Set(slab, 0x5A);
+  pool_->Release({slabs[1]});  // poisoned
+  EXPECT_TRUE(Holds(slabs[0], 0x5A));
+  EXPECT_TRUE(Holds(slabs[2], 0x5A));
+  std::vector<SlabId> again;
+  ASSERT_TRUE(pool_->Acquire(1, &again).ok());  // zeroed
+  EXPECT_TRUE(Holds(slabs[0], 0x5A));
+  EXPECT_TRUE(Holds(slabs[2], 0x5A));
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, BlockPoolShapeTest,
+                         ::testing::Values(BlockPool::Shape::kWhole, BlockPool::Shape::kHalves),
+                         [](const auto& info) {
+                           return info.param == BlockPool::Shape::kWhole ? "whole" : "halves";
+                         });
+
+TEST(BlockPoolTest, AnOddSlabCannotBeHalved) {
+  EXPECT_EQ(BlockPool::Create(101, 4, false, nullptr, BlockPool::Shape::kHalves).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(BlockPoolTest, RunsAreContiguousWhereTheyCanBe) {

@@ -1,4 +1,5 @@
 #include <cstring>
+#include <map>
 #include <numeric>
 #include <vector>
 
@@ -15,12 +16,13 @@ constexpr KvLayout kLayout{1, 4, 4, KvType::kF32};  // 128 bytes per slab
 
 class UnifiedKvManagerTest : public ::testing::Test {
  protected:
-  void Make(int num_layers, int64_t slabs) {
+  void Make(int num_layers, int64_t slabs, bool keys_apart = false) {
     KvManager::Options options;
     options.layout = kLayout;
     options.num_layers = num_layers;
     options.device_bytes = slabs * kLayout.slab_bytes();
     options.poison_freed = true;
+    options.keys_apart = keys_apart;
     auto manager = CreateKvManager(options, &clock_);
     ASSERT_TRUE(manager.ok()) << manager.status();
     kv_ = *std::move(manager);
@@ -55,6 +57,13 @@ TEST_F(UnifiedKvManagerTest, BadOptionsAreRefused) {
             }),
             StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](auto& o) { o.layout.num_kv_heads = 1 << 30; }), StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](auto& o) { o.keys_apart = true; }), StatusCode::kOk);
+  EXPECT_EQ(code([](auto& o) {
+              o.keys_apart = true;
+              o.tier = KvTier::kDiscrete;
+              o.host_bytes = o.device_bytes;
+            }),
+            StatusCode::kInvalidArgument);
 }
 
 TEST_F(UnifiedKvManagerTest, SegmentsMustCoverTheLayersInOrder) {
@@ -165,6 +174,46 @@ TEST_F(UnifiedKvManagerTest, BlocksAppendedTogetherAreNeighboursInEveryLayer) {
     kv_->ReleaseLayer(*id, layer);
   }
   kv_->EndStep();
+}
+
+TEST_F(UnifiedKvManagerTest, KeysApartAreOneStreamAndValuesAnother) {
+  constexpr int kLayers = 2, kBlocks = 4;
+  Make(kLayers, kLayers * kBlocks, /*keys_apart=*/true);
+  const KvLayout& layout = kv_->layout();
+  // Twice: pages that were used before are as empty as new ones.
+  for (int round = 0; round < 2; ++round) {
+    auto id = kv_->AddSequence({{0, kLayers, kBlocks}});
+    ASSERT_TRUE(id.ok());
+    ASSERT_TRUE(kv_->AppendBlocks(*id, 0, {0, 1, 2, 3}).ok());
+    ASSERT_TRUE(kv_->BeginStep({KvUse{*id, 0, kLayers}}).ok());
+    std::map<float*, int> elements;
+    for (int layer = 0; layer < kLayers; ++layer) {
+      auto pages = kv_->AcquireLayer(*id, layer);
+      ASSERT_TRUE(pages.ok()) << pages.status();
+      for (int block = 0; block < kBlocks; ++block) {
+        auto* const slab = static_cast<float*>(pages->slabs[block]);
+        if (block > 0) {
+          EXPECT_EQ(slab - static_cast<float*>(pages->slabs[block - 1]), layout.key_elements());
+        }
+        for (int slot = 0; slot < layout.block_tokens; ++slot) {
+          for (int dim = 0; dim < layout.head_dim; ++dim) {
+            const int number = 1 + ((layer * kBlocks + block) * 16 + slot * 4 + dim) * 2;
+            elements[slab + layout.key_offset(0, slot, dim)] = number;
+            elements[slab + layout.value_offset(0, slot, dim)] = number + 1;
+          }
+        }
+      }
+      kv_->ReleaseLayer(*id, layer);
+    }
+    EXPECT_EQ(elements.size(), kLayers * kBlocks * 2 * 16u);
+    for (const auto& [element, number] : elements) {
+      EXPECT_EQ(*element, 0.0f) << number;
+      *element = static_cast<float>(number);
+    }
+    for (const auto& [element, number] : elements) EXPECT_EQ(*element, static_cast<float>(number));
+    kv_->EndStep();
+    kv_->RemoveSequence(*id);
+  }
 }
 
 TEST_F(UnifiedKvManagerTest, ProtocolErrorsAreStatuses) {

@@ -83,6 +83,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const CpuBackendOpti
   backend->info_.isa = std::string(CpuIsaName(isa));
   backend->info_.num_threads = pool_options.num_threads;
   backend->info_.kv_type = KvType::kBF16;
+  backend->info_.reads_keys_apart = true;
   backend->info_.prompt_rows_apart = backend->context_.kernels->gemm_prompt != nullptr;
   return std::unique_ptr<Backend>(std::move(backend));
 }

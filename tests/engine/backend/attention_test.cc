@@ -207,8 +207,7 @@ TEST_P(AttentionTest, PromptRowsBearALargeCommonPartOfTheKeys) {
   const Part part = RandomPart(kv, positions, kHeads * 64, 5);
   ExpectClose(Attend(*backend, layout, kHeads, {part}, true),
               Attend(*reference, layout, kHeads, {part}),
-              GetParam() >= CpuIsa::kAvx512 ? 0.05f : 2e-4f,
-              "common part");
+              GetParam() >= CpuIsa::kAvx512 ? 0.05f : 2e-4f, "common part");
 }
 
 TEST_P(AttentionTest, RowsDoNotDependOnChunkBatchOrThreads) {
@@ -238,6 +237,34 @@ TEST_P(AttentionTest, RowsDoNotDependOnChunkBatchOrThreads) {
       EXPECT_TRUE(SameBits(&want[first * width], &packed[3 * width], count * width))
           << threads << " threads, packed rows " << first << " + " << count;
     }
+  }
+}
+
+// Pages that follow each other are read in another way, to the same end.
+TEST_P(AttentionTest, WherePagesLieShowsInNothing) {
+  constexpr int kBlocks = 40;
+  constexpr int64_t kEnd = kBlocks * 32 - 7, kWidth = kHeads * 64;
+  KvLayout layout = SmallLayout(32);
+  PagedKv scattered(layout, BlockRange(kBlocks));
+  scattered.Fill(kEnd, 5);
+  const std::vector<int32_t> rows = {17, 600, static_cast<int32_t>(kEnd - 1)};
+  const auto attend = [&](PagedKv& kv, int threads) {
+    auto backend = MakeCpu(GetParam(), threads);
+    std::vector<float> out;
+    for (const int32_t row : rows) {
+      const std::vector<float> one =
+          Attend(*backend, layout, kHeads, {RandomPart(kv, {row}, kWidth, 6)});
+      out.insert(out.end(), one.begin(), one.end());
+    }
+    return out;
+  };
+  const std::vector<float> want = attend(scattered, 1);
+  layout.values_after = kBlocks * layout.key_elements();
+  PagedKv apart(layout, BlockRange(kBlocks));
+  apart.Fill(kEnd, 5);
+  for (const int threads : {1, 2}) {
+    const std::vector<float> got = attend(apart, threads);
+    EXPECT_TRUE(SameBits(want.data(), got.data(), static_cast<int64_t>(want.size()))) << threads;
   }
 }
 

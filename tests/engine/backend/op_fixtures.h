@@ -109,11 +109,23 @@ inline std::string IsaTestName(const testing::TestParamInfo<CpuIsa>& info) {
   return name;
 }
 
-// The slabs of some blocks of one sequence, zeroed, 64-byte aligned.
+// The slabs of some blocks of one sequence, zeroed, 64-byte aligned. Where the layout has values
+// apart from keys, neighbours in one memory.
 class PagedKv {
  public:
   PagedKv(const KvLayout& layout, std::vector<int32_t> block_ids)
       : layout_(layout), block_ids_(std::move(block_ids)) {
+    if (layout.values_after > 0) {
+      SLIM_CHECK(layout.values_after >=
+                 layout.key_elements() * static_cast<int64_t>(block_ids_.size()));
+      auto buffer = AllocateAligned(2 * layout.values_after * layout.element_bytes());
+      SLIM_CHECK(buffer.ok());
+      buffers_.push_back(*std::move(buffer));
+      for (size_t i = 0; i < block_ids_.size(); ++i) {
+        slabs_.push_back(static_cast<char*>(buffers_[0].data()) + i * (layout.slab_bytes() / 2));
+      }
+      return;
+    }
     for (size_t i = 0; i < block_ids_.size(); ++i) {
       auto buffer = AllocateAligned(layout.slab_bytes());
       SLIM_CHECK(buffer.ok());
