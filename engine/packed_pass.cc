@@ -175,8 +175,7 @@ absl::Status PackedPass::ComputeLayer(absl::Span<const PassItem> items, int laye
                       slots_.back().slot + 1;
     }
     if (run.work != Work::kKvOnly) {
-      sequences_.push_back(
-          AttentionSequence{row, run.rows, pages.slabs, pages.block_ids, run.prompt});
+      sequences_.push_back(AttentionSequence{row, run.rows, pages.slabs, pages.block_ids});
       if (run.first + run.rows == items[run.item].rows()) {
         query_items.push_back(run.item);
         query_last_rows.push_back(row + run.rows - 1);

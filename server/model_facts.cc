@@ -88,9 +88,9 @@ ServerFacts MakeServerFacts(const ServerConfig& config, const ModelConfig& model
     facts.block_tokens = profile.has_value() ? profile->block_tokens : kDefaultBlockTokens;
   }
   facts.kv_tier = config.kv_tier == KvTier::kUnified ? "unified" : "discrete";
-  facts.kv_dtype = kv_type == KvType::kF32 ? "f32" : "bf16";
-  facts.kv_bytes_per_token =
-      model.kv_elements_per_token_layer() * model.num_layers * (kv_type == KvType::kF32 ? 4 : 2);
+  facts.kv_dtype = KvTypeName(kv_type);
+  const KvLayout layout{model.num_kv_heads, model.head_dim, facts.block_tokens, kv_type};
+  facts.kv_bytes_per_token = layout.token_bytes() * model.num_layers;
   // Two more blocks: prompt and output each end in a block of their own.
   const int64_t sequence_tokens =
       RoundUp(model.context_tokens, facts.block_tokens) + 2 * facts.block_tokens;

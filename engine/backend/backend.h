@@ -147,7 +147,6 @@ struct AttentionSequence {
   int64_t num_rows = 0;
   absl::Span<void* const> slabs;        // this layer's slabs, ascending by block id
   absl::Span<const int32_t> block_ids;  // block j holds the tokens at positions [B j, B (j + 1))
-  bool prompt_rows = false;             // as LinearInput::prompt_rows, for these rows
 };
 
 // Which number a block gets. See engine/prune/block_scorer.h for the formulas. kRecency and kRandom

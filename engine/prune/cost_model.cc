@@ -82,12 +82,10 @@ double PublishedPrefillFlops(const ModelConfig& config, absl::Span<const Segment
   return flops;
 }
 
-int64_t PromptKvBytes(const ModelConfig& config, absl::Span<const SegmentPlan> plan,
-                      int element_bytes) {
+int64_t PromptKvBytes(absl::Span<const SegmentPlan> plan, int64_t token_bytes) {
   int64_t bytes = 0;
   for (const SegmentPlan& segment : plan) {
-    bytes += segment.num_layers() * segment.num_tokens * config.kv_elements_per_token_layer() *
-             element_bytes;
+    bytes += segment.num_layers() * segment.num_tokens * token_bytes;
   }
   return bytes;
 }

@@ -39,9 +39,9 @@ PrefillOps PrunedPrefillOps(const ModelConfig& config, absl::Span<const SegmentP
 // As published: every layer of a segment computes everything for the segment's rows.
 double PublishedPrefillFlops(const ModelConfig& config, absl::Span<const SegmentPlan> plan);
 
-// Bytes of K and V of the prompt that the plan keeps, `element_bytes` per element (2 for bf16).
-int64_t PromptKvBytes(const ModelConfig& config, absl::Span<const SegmentPlan> plan,
-                      int element_bytes);
+// Bytes of K and V of the prompt that the plan keeps; `token_bytes`: of one token and layer
+// (KvLayout::token_bytes).
+int64_t PromptKvBytes(absl::Span<const SegmentPlan> plan, int64_t token_bytes);
 
 }  // namespace slim
 

@@ -133,6 +133,8 @@ struct Cache {
     layout.num_kv_heads = kKvHeads;
     layout.head_dim = kDims;
     layout.block_tokens = kBlock;
+    layout.type = backend.info().kv_type;
+    slab_bytes = layout.slab_bytes();
     const int64_t blocks = (tokens + kBlock - 1) / kBlock, slabs_in_all = num_layers * blocks;
     if (by_layer) layout.values_after = slabs_in_all * layout.key_elements();
     RopeParams rope;
@@ -163,6 +165,7 @@ struct Cache {
               .ok());
     }
   }
+  int64_t slab_bytes = 0;
   Buffer memory;
   std::vector<std::vector<void*>> layers;
   std::vector<int32_t> block_ids;
@@ -183,7 +186,6 @@ void BenchAttention(Bench& bench, int64_t tokens, int64_t rows, bool by_layer = 
   size_t layer = 0;
   const double seconds = MedianSeconds([&] {
     AttentionSequence sequence;
-    sequence.prompt_rows = rows > 1;
     sequence.num_rows = rows;
     sequence.slabs = cache.layers[layer++ % cache.layers.size()];
     sequence.block_ids = cache.block_ids;
@@ -193,7 +195,8 @@ void BenchAttention(Bench& bench, int64_t tokens, int64_t rows, bool by_layer = 
             .ok());
   });
   const double ops = 4.0 * Cache::kDims * Cache::kHeads * visible / seconds;
-  const double read = 4.0 * Cache::kDims * Cache::kKvHeads * tokens / seconds;
+  const double read =
+      static_cast<double>(cache.slab_bytes) / Cache::kBlock * static_cast<double>(tokens) / seconds;
   const double peak = bench.peaks.bf16_ops > 0 ? bench.peaks.bf16_ops : bench.peaks.fp32_ops;
   std::printf("attention rows %4ld of %5ld  %9.1f us  %7.1f GOP/s  %5.1f %% of peak", rows, tokens,
               seconds * 1e6, ops * 1e-9, Percent(ops, peak));

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
 #include "engine/tensor/dequantize.h"
+#include "kvcache/int8_kv.h"
 
 namespace slim {
 namespace {
@@ -148,6 +149,12 @@ class ReferenceBackend final : public Backend {
     SLIM_CHECK(Rope(k, positions).ok());
     for (int64_t r = 0; r < k.rows; ++r) {
       for (int h = 0; h < layout_.num_kv_heads; ++h) {
+        if (layout_.type == KvType::kInt8) {
+          const int64_t first = r * k.cols + h * layout_.head_dim;
+          EncodeKey(layout_, k.f32() + first, h, slots[r].slot, slots[r].slab);
+          EncodeValue(layout_, v.f32() + first, h, slots[r].slot, slots[r].slab);
+          continue;
+        }
         for (int d = 0; d < layout_.head_dim; ++d) {
           const int64_t i = r * k.cols + h * layout_.head_dim + d;
           Store(slots[r].slab, layout_.key_offset(h, slots[r].slot, d), k.f32()[i]);
@@ -186,6 +193,29 @@ class ReferenceBackend final : public Backend {
   float Load(const void* slab, int64_t offset) const {
     if (layout_.type == KvType::kF32) return static_cast<const float*>(slab)[offset];
     return BF16ToF32(static_cast<const uint16_t*>(slab)[offset]);
+  }
+  std::vector<float> Key(const void* slab, int kv_head, int slot) const {
+    std::vector<float> key(layout_.head_dim);
+    if (layout_.type == KvType::kInt8) {
+      DecodeRotatedKey(layout_, slab, kv_head, slot, key.data());
+      UndoRotation(key.data(), layout_.head_dim);
+      return key;
+    }
+    for (int d = 0; d < layout_.head_dim; ++d) {
+      key[d] = Load(slab, layout_.key_offset(kv_head, slot, d));
+    }
+    return key;
+  }
+  std::vector<float> Value(const void* slab, int kv_head, int slot) const {
+    std::vector<float> value(layout_.head_dim);
+    if (layout_.type == KvType::kInt8) {
+      DecodeValue(layout_, slab, kv_head, slot, value.data());
+      return value;
+    }
+    for (int d = 0; d < layout_.head_dim; ++d) {
+      value[d] = Load(slab, layout_.value_offset(kv_head, slot, d));
+    }
+    return value;
   }
   void Store(void* slab, int64_t offset, float value) const {
     if (layout_.type == KvType::kF32) {
@@ -251,9 +281,8 @@ class ReferenceBackend final : public Backend {
     for (size_t p = 0; p < sequence.slabs.size(); ++p) {
       for (int slot = 0; slot < B && sequence.block_ids[p] * B + slot <= position; ++slot) {
         double dot = 0;
-        for (int d = 0; d < D; ++d) {
-          dot += double{q[d]} * Load(sequence.slabs[p], layout_.key_offset(kv, slot, d));
-        }
+        const std::vector<float> key = Key(sequence.slabs[p], kv, slot);
+        for (int d = 0; d < D; ++d) dot += double{q[d]} * key[d];
         weights.push_back(dot / std::sqrt(static_cast<double>(D)));
         largest = std::max(largest, weights.back());
       }
@@ -264,9 +293,8 @@ class ReferenceBackend final : public Backend {
     size_t i = 0;
     for (size_t p = 0; p < sequence.slabs.size(); ++p) {
       for (int slot = 0; slot < B && sequence.block_ids[p] * B + slot <= position; ++slot, ++i) {
-        for (int d = 0; d < D; ++d) {
-          value[d] += weights[i] * Load(sequence.slabs[p], layout_.value_offset(kv, slot, d));
-        }
+        const std::vector<float> one = Value(sequence.slabs[p], kv, slot);
+        for (int d = 0; d < D; ++d) value[d] += weights[i] * one[d];
       }
     }
     for (int d = 0; d < D; ++d) out[d] = static_cast<float>(value[d] / sum);
@@ -288,9 +316,8 @@ class ReferenceBackend final : public Backend {
             const int64_t t = int64_t{args.block_ids[p]} * B + slot;
             if (t >= args.num_tokens || t > args.positions[w]) break;
             double dot = 0;
-            for (int d = 0; d < D; ++d) {
-              dot += double{q[d]} * Load(args.slabs[p], layout_.key_offset(kv, slot, d));
-            }
+            const std::vector<float> key = Key(args.slabs[p], kv, slot);
+            for (int d = 0; d < D; ++d) dot += double{q[d]} * key[d];
             weights.push_back(dot / std::sqrt(static_cast<double>(D)));
             owner.push_back(p);
             largest = std::max(largest, weights.back());
@@ -325,16 +352,17 @@ class ReferenceBackend final : public Backend {
         double score = 0;
         for (int h = 0; h < args.num_heads; ++h) {
           const int kv = h / (args.num_heads / layout_.num_kv_heads);
-          double dot = 0;
-          for (int d = 0; d < D; ++d) {
-            double rep = pool ? -std::numeric_limits<double>::infinity() : 0.0;
-            const int64_t end = std::min<int64_t>(u + unit, tokens);
-            for (int64_t t = u; t < end; ++t) {
-              const double key = Load(args.slabs[p], layout_.key_offset(kv, t, d));
-              rep = pool ? std::max(rep, key) : rep + key / static_cast<double>(end - u);
+          std::vector<double> rep(D, pool ? -std::numeric_limits<double>::infinity() : 0.0);
+          const int64_t end = std::min<int64_t>(u + unit, tokens);
+          for (int64_t t = u; t < end; ++t) {
+            const std::vector<float> key = Key(args.slabs[p], kv, static_cast<int>(t));
+            for (int d = 0; d < D; ++d) {
+              rep[d] = pool ? std::max<double>(rep[d], key[d])
+                            : rep[d] + key[d] / static_cast<double>(end - u);
             }
-            dot += qbar[h * D + d] * rep;
           }
+          double dot = 0;
+          for (int d = 0; d < D; ++d) dot += qbar[h * D + d] * rep[d];
           score += (args.kind == ScoreKind::kUnitSigned ? dot : std::abs(dot)) / args.num_heads;
         }
         total += score;

@@ -65,8 +65,8 @@ DecodeBenchOptions DecodeOptions() {
 
 // Bytes of keys and values of one token in all layers.
 double TokenKvBytes(const LocalModel& model) {
-  const double element = model.engine->backend_info().kv_type == KvType::kF32 ? 4 : 2;
-  return 6 * 2 * 2 * 32 * element;
+  const KvLayout layout{2, 32, 64, model.engine->backend_info().kv_type};
+  return static_cast<double>(6 * layout.token_bytes());
 }
 
 bool Probed(const LocalModel& model) { return model.engine->backend_info().isa != "portable"; }
@@ -135,11 +135,11 @@ TEST(RooflineTest, PrunedStreamsReadWhatIsActive) {
   ASSERT_TRUE(schedule.ok()) << schedule.status();
   const std::vector<SegmentPlan> plan = engine.Plan(*schedule, 1500);
   ASSERT_GT(plan.size(), 1u);
-  const int element = engine.backend_info().kv_type == KvType::kF32 ? 4 : 2;
   // Four and a half tokens on average are generated ones.
-  EXPECT_DOUBLE_EQ(frozen->at(0).roofline->kv_bytes,
-                   static_cast<double>(PromptKvBytes(engine.model_config(), plan, element)) +
-                       4.5 * TokenKvBytes(*model));
+  EXPECT_DOUBLE_EQ(
+      frozen->at(0).roofline->kv_bytes,
+      static_cast<double>(PromptKvBytes(plan, static_cast<int64_t>(TokenKvBytes(*model)) / 6)) +
+          4.5 * TokenKvBytes(*model));
   EXPECT_LT(reselect->at(0).roofline->kv_bytes, frozen->at(0).roofline->kv_bytes);
   EXPECT_GT(reselect->at(0).roofline->kv_bytes, 0);
 }

@@ -91,7 +91,7 @@ PrefillRow MakeRow(int64_t length, const ModelConfig& config, const Case& one) {
                          static_cast<double>(one.report.full_kv_bytes);
   }
   row.kv_bytes_ratio_bound =
-      static_cast<double>(PromptKvBytes(config, one.plan, 1)) /
+      static_cast<double>(PromptKvBytes(one.plan, config.kv_elements_per_token_layer())) /
       static_cast<double>(config.num_layers * length * config.kv_elements_per_token_layer());
   return row;
 }

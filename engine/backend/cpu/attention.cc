@@ -28,7 +28,6 @@ struct Call {
   absl::Span<const AttentionSequence> sequences;
   int group = 1;  // query heads that share a kv head
   float scale = 1;
-  PromptKv prompt;  // of all sequences, context->prompt_places tells whose is where
 };
 
 // Partial results [queries] of one task, or the running state of a tile.
@@ -43,7 +42,8 @@ constexpr int64_t Align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 // One thread's scratch, cut from one buffer.
 struct TileScratch {
   static int64_t Bytes(int queries, int head_dim) {
-    return 3 * Align64(int64_t{4} * queries * head_dim) + 7 * Align64(int64_t{4} * queries) +
+    return 3 * Align64(int64_t{4} * queries * head_dim) + 6 * Align64(int64_t{4} * queries) +
+           Align64(int64_t{sizeof(QueryBytes)} * queries) +
            2 * Align64(int64_t{4} * queries * kSpanTokens);
   }
   TileScratch(uint8_t* base, int queries, int head_dim) {
@@ -58,14 +58,14 @@ struct TileScratch {
       partial->max = reinterpret_cast<float*>(take(int64_t{4} * queries));
       partial->sum = reinterpret_cast<float*>(take(int64_t{4} * queries));
     }
-    query_scales = reinterpret_cast<float*>(take(int64_t{4} * queries));
+    query_bytes = reinterpret_cast<QueryBytes*>(take(int64_t{sizeof(QueryBytes)} * queries));
     total = reinterpret_cast<int32_t*>(take(int64_t{4} * queries));
     visible = reinterpret_cast<int32_t*>(take(int64_t{4} * queries));
     scores = reinterpret_cast<float*>(take(int64_t{4} * queries * kSpanTokens));
     weights = take(int64_t{4} * queries * kSpanTokens);
   }
   void* packed;
-  float* query_scales;  // of prompt rows
+  QueryBytes* query_bytes;
   Partial state, span;
   int32_t* total;    // visible tokens per query, in slots of the page list
   int32_t* visible;  // of them, in the current span
@@ -89,24 +89,18 @@ void PackTile(const Call& call, const AttentionTask& task, TileScratch& scratch)
   const AttentionSequence& sequence = call.sequences[task.sequence];
   const int64_t elements = int64_t{call.group} * shape.layout.head_dim;
   const KernelTable& kernels = *call.context->kernels;
-  const bool prompt = call.context->prompt_places[task.sequence].pages > 0;
   auto* packed = static_cast<uint8_t*>(scratch.packed);
-  float* query_scale = scratch.query_scales;
+  QueryBytes* bytes = scratch.query_bytes;
+  const int dims = shape.layout.head_dim;
   int32_t* total = scratch.total;
   for (int64_t row = task.row; row < task.row + task.rows; ++row) {
     const auto tokens = static_cast<int32_t>(
         VisibleTokens(sequence, shape.layout.block_tokens, call.positions[row]));
     for (int h = task.kv_head; h < task.kv_head + task.num_kv_heads; ++h) {
       const float* q = call.q.f32() + HeadsOffset(call, row, h);
-      if (prompt) {
-        for (int64_t i = 0; i < elements; i += shape.layout.head_dim) {
-          *query_scale++ =
-              kernels.quantize_prompt_query(q + i, shape.layout.head_dim, call.scale, packed + i);
-        }
-        packed += elements;
-      } else {
-        kernels.pack_queries(q, elements, call.scale, packed);
-        packed += elements * kernels.packed_query_bytes;
+      for (int64_t i = 0; i < elements; i += dims) {
+        kernels.pack_query(q + i, dims, call.scale, packed, bytes++);
+        packed += int64_t{dims} * kernels.packed_query_bytes;
       }
       total = std::fill_n(total, call.group, tokens);
     }
@@ -123,6 +117,7 @@ void RunSpan(const Call& call, const AttentionTask& task, int span, TileScratch&
     scratch.visible[i] = std::clamp(scratch.total[i] - span * kSpanTokens, 0, kSpanTokens);
   }
   args.queries = scratch.packed;
+  args.query_bytes = scratch.query_bytes;
   args.visible_tokens = scratch.visible;
   const absl::Span<void* const> slabs = call.sequences[task.sequence].slabs;
   const int64_t first_page = int64_t{span} * (kSpanTokens / layout.block_tokens);
@@ -131,6 +126,9 @@ void RunSpan(const Call& call, const AttentionTask& task, int span, TileScratch&
   if (next_page < static_cast<int64_t>(slabs.size())) args.next_slab = slabs[next_page];
   args.key_offset_bytes = layout.key_head_offset(task.kv_head) * layout.element_bytes();
   args.value_offset_bytes = layout.value_head_offset(task.kv_head) * layout.element_bytes();
+  args.key_scale_offset_bytes = layout.key_scale_offset(task.kv_head, 0);
+  args.value_scale_offset_bytes = layout.value_scale_offset(task.kv_head, 0);
+  args.part_bytes = layout.key_elements() * layout.element_bytes();
   args.block_tokens = layout.block_tokens;
   args.head_dim = layout.head_dim;
   args.span_tokens = kSpanTokens;
@@ -139,14 +137,6 @@ void RunSpan(const Call& call, const AttentionTask& task, int span, TileScratch&
   args.max = result.max;
   args.sum = result.sum;
   args.out = result.out;
-  const PromptKvPlace& place = call.context->prompt_places[task.sequence];
-  if (place.pages > 0) {
-    const int64_t page = place.first_page + task.kv_head * place.pages +
-                         int64_t{span} * (kSpanTokens / layout.block_tokens);
-    args.prompt = PromptKvOfPage(layout, call.prompt, page);
-    args.prompt.query_scales = scratch.query_scales;
-    return call.context->kernels->attention_prompt_span(args);
-  }
   if (task.num_kv_heads > 1) return call.context->kernels->attention_span_all_heads(args);
   call.context->kernels->attention_span(args);
 }
@@ -209,8 +199,9 @@ void MakeTiles(const Call& call, std::vector<AttentionTask>& tiles) {
       tile.visible_tokens =
           VisibleTokens(sequence, layout.block_tokens, call.positions[tile.row + tile.rows - 1]);
       tile.num_spans = SpanCount(tile.visible_tokens);
-      const bool prompt = call.context->prompt_places[s].pages > 0;
-      if (all_heads && tile.rows == 1 && !prompt) tile.num_kv_heads = layout.num_kv_heads;
+      // The kernel for all heads keeps sums of a head's channels where a span's scores were.
+      if (all_heads && tile.rows == 1 && layout.head_dim <= kSpanTokens)
+        tile.num_kv_heads = layout.num_kv_heads;
       for (tile.kv_head = 0; tile.kv_head < layout.num_kv_heads;
            tile.kv_head += tile.num_kv_heads) {
         tiles.push_back(tile);
@@ -240,6 +231,7 @@ bool SplitTiles(const Call& call, std::vector<AttentionTask>& tiles,
   *partial_queries = queries;
   queries = 0;
   for (AttentionTask& tile : tiles) {
+    tile.tile = &tile - tiles.data();
     tile.partial = queries;
     for (int span = 0; span < tile.num_spans; ++span) {
       AttentionTask task = tile;
@@ -290,7 +282,6 @@ absl::Status CpuAttention(CpuContext& context, TensorView q, absl::Span<const in
   call.group = context.shape.num_heads / layout.num_kv_heads;
   call.scale = kLog2E / __builtin_sqrtf(static_cast<float>(dims));
 
-  SLIM_ASSIGN_OR_RETURN(call.prompt, MakePromptKv(context, positions, sequences));
   MakeTiles(call, context.attention_tiles);
   if (context.attention_tiles.empty()) return absl::OkStatus();
   const int queries = std::max(kTileQueries, context.shape.num_heads);
@@ -318,10 +309,13 @@ absl::Status CpuAttention(CpuContext& context, TensorView q, absl::Span<const in
                    partials + 2 * partial_queries + query * dims};
   };
   const std::vector<AttentionTask>& tasks = context.attention_tasks;
+  context.attention_packed.assign(context.pool->num_threads(), -1);
   context.pool->ParallelFor(tasks.size(), 1, [&](int64_t begin, int64_t end, int thread) {
     TileScratch scratch = scratch_of(thread);
+    int64_t& packed = context.attention_packed[thread];
     for (int64_t i = begin; i < end; ++i) {
-      PackTile(call, tasks[i], scratch);
+      if (packed != tasks[i].tile) PackTile(call, tasks[i], scratch);
+      packed = tasks[i].tile;
       RunSpan(call, tasks[i], tasks[i].first_span, scratch, partial_at(tasks[i].partial));
     }
   });

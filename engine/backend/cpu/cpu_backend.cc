@@ -82,7 +82,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const CpuBackendOpti
   backend->info_.device = features.model_name;
   backend->info_.isa = std::string(CpuIsaName(isa));
   backend->info_.num_threads = pool_options.num_threads;
-  backend->info_.kv_type = KvType::kBF16;
+  backend->info_.kv_type = backend->context_.kernels->kv_bytes ? KvType::kInt8 : KvType::kBF16;
   backend->info_.reads_keys_apart = true;
   backend->info_.prompt_rows_apart = backend->context_.kernels->gemm_prompt != nullptr;
   return std::unique_ptr<Backend>(std::move(backend));
@@ -135,8 +135,10 @@ absl::StatusOr<Buffer> CpuBackend::PrepareVector(const HostTensor& tensor) {
 
 absl::Status CpuBackend::Configure(const KvLayout& layout, int num_heads, const RopeParams& rope,
                                    int64_t max_positions) {
-  if (layout.type != KvType::kBF16) {
-    return absl::InvalidArgumentError("the CPU backend keeps keys and values in bf16 only");
+  if (layout.type != info_.kv_type) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "keys and values are kept as ", KvTypeName(info_.kv_type), " by these kernels (", info_.isa,
+        "), asked for was ", KvTypeName(layout.type)));
   }
   if (!(layout.head_dim > 0 && layout.head_dim % 16 == 0 && layout.head_dim <= 1024)) {
     return absl::InvalidArgumentError(

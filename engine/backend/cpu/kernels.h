@@ -19,8 +19,7 @@ inline constexpr int kThinRows = 16;      // up to so many rows may cover any nu
 inline constexpr int kPromptTiles = 2;    // tiles that one gemm_prompt call may cover
 inline constexpr int kPromptBlock = 64;   // inputs that are rotated together for gemm_prompt
 inline constexpr int kPromptSpan = 192;   // inputs that share a scale in gemm_prompt
-// Bit i: input i of a rotated block changes its sign first. i0 i1 ^ i2 i3 ^ i4 i5 of the bits of i,
-// a bent function: what all inputs have in common is spread evenly.
+// Bit i: input i of a rotated block changes its sign first; kRotationSigns of kvcache/int8_kv.h.
 inline constexpr uint64_t kPromptSigns = 0x8777788878887888u;
 
 constexpr int64_t PromptSpans(int64_t inputs) { return (inputs + kPromptSpan - 1) / kPromptSpan; }
@@ -104,21 +103,25 @@ constexpr int64_t GemmScratchBytes(int64_t inputs) {
 
 // Attention. A *query* is one head of one row; queries that share a kv head run together.
 // Scores are in units of log2: the scale that is folded into the queries includes log2(e).
-// Keys and values of one kv head as signed bytes, for prompt rows; made by quantize_prompt_keys and
-// quantize_prompt_values.
-struct PromptKv {
-  int8_t* keys = nullptr;               // [pages][head_dim / 4][block_tokens][4]
-  float* key_scales = nullptr;          // [pages][block_tokens]
-  int32_t* starts = nullptr;            // [pages][block_tokens] -128 * sum of the key's bytes
-  int8_t* values = nullptr;             // [pages][block_tokens / 4][head_dim][4]
-  float* value_scales = nullptr;        // [pages][block_tokens]
-  const float* query_scales = nullptr;  // [num_queries]
+
+// What a query in bytes comes with: score = scale * key scale * (start + sum of products).
+struct QueryBytes {
+  float scale = 0;
+  int32_t start = 0;  // -128 * sum of the query's bytes, as keys are stored plus 128
+};
+
+// Keys and values of one kv head of a page in bytes (KvType::kInt8, kvcache/int8_kv.h).
+struct ByteKv {
+  uint8_t* keys = nullptr;        // [head_dim / 4][block_tokens][4]
+  float* key_scales = nullptr;    // [block_tokens]
+  int8_t* values = nullptr;       // [block_tokens / 4][head_dim][4]
+  float* value_scales = nullptr;  // [block_tokens]
 };
 
 struct AttentionSpanArgs {
   int num_queries = 0;
-  // [num_queries, head_dim], packed by pack_queries; attention_prompt_span: quantize_prompt_query.
-  const void* queries = nullptr;
+  const void* queries = nullptr;            // [num_queries, head_dim], packed by pack_query
+  const QueryBytes* query_bytes = nullptr;  // bytes: per query
   const int32_t* visible_tokens = nullptr;  // per query: the first so many tokens of the span
   const void* const* slabs = nullptr;       // pages of the span
   // attention_span_all_heads: the page after them, read next, or null; only prefetched.
@@ -126,16 +129,17 @@ struct AttentionSpanArgs {
   int num_kv_heads = 1;          // attention_span_all_heads only
   int64_t key_offset_bytes = 0;  // of the (first) kv head within a slab
   int64_t value_offset_bytes = 0;
+  int64_t key_scale_offset_bytes = 0;  // bytes: of its first token's scale
+  int64_t value_scale_offset_bytes = 0;
+  int64_t part_bytes = 0;  // of all keys, or of all values, of a page
   int block_tokens = 0;
   int head_dim = 0;
   int span_tokens = 0;  // tokens of a whole span, the stride of the scratch rows
   // Set by attention_span_all_heads: what to prefetch, in bytes from what is read.
   int64_t head_ahead = 0, two_heads_ahead = 0;
   bool add_values = false;  // continue the sums in `out`
-  PromptKv prompt;          // attention_prompt_span only, which reads these and not the slabs
   float* scores = nullptr;  // scratch [kAttentionQueryBlock or num_queries, span_tokens]
-  // Scratch [kAttentionQueryBlock, span_tokens] of 4 bytes. attention_prompt_span, where
-  // span_tokens is a multiple of 64: bytes, and behind them a float per query and 64 tokens.
+  // Scratch [kAttentionQueryBlock or num_queries, span_tokens] of 4 bytes.
   void* weights = nullptr;
   float* max = nullptr;  // results, [num_queries]; -infinity where nothing is visible
   float* sum = nullptr;  // [num_queries]
@@ -172,34 +176,28 @@ struct KernelTable {
   void (*quantize_prompt_row)(const float* x, int64_t cols, uint8_t* values,
                               float* scales) = nullptr;
 
-  // q [heads, head_dim] of one row times `scale`, as the span kernel wants it.
-  void (*pack_queries)(const float* q, int64_t elements, float scale, void* packed) = nullptr;
+  // Whether the cache holds bytes (KvType::kInt8), else bf16.
+  bool kv_bytes = false;
+  // One token's key and value of one kv head [head_dim] into slot `slot` of its page; null for
+  // bf16.
+  void (*store_kv)(const float* key, const float* value, int head_dim, int block_tokens, int slot,
+                   const ByteKv& to) = nullptr;
+  // A query q [head_dim] times `scale`, as the span kernels want it. `bytes`: of its own.
+  void (*pack_query)(const float* q, int head_dim, float scale, void* packed,
+                     QueryBytes* bytes) = nullptr;
+  int packed_query_bytes = 4;  // per element
   void (*attention_span)(const AttentionSpanArgs& args) = nullptr;
-  // Prompt rows: scores and weighted sums from bytes. Null, like the three below: this table has
-  // none, prompt rows are like others.
-  void (*attention_prompt_span)(const AttentionSpanArgs& args) = nullptr;
-  // One page's keys [head_dim / 2][block_tokens][2] of bf16, less `center` [head_dim], as bytes
-  // with a scale per token. Taking the same vector from all keys of a query changes all its scores
-  // alike, and so no softmax.
-  void (*quantize_prompt_keys)(const uint16_t* keys, const float* center, int head_dim,
-                               int block_tokens, const PromptKv& out) = nullptr;
-  // One page's values [block_tokens / 2][head_dim][2] of bf16 as bytes with a scale per token.
-  void (*quantize_prompt_values)(const uint16_t* values, int head_dim, int block_tokens,
-                                 const PromptKv& out) = nullptr;
-  // One head of one row times `scale` as bytes q + 128; returns the scale of the bytes.
-  float (*quantize_prompt_query)(const float* q, int head_dim, float scale,
-                                 uint8_t* packed) = nullptr;
   // One row: the queries of kv head 0, 1, ...; scratch for all queries at once.
   void (*attention_span_all_heads)(const AttentionSpanArgs& args) = nullptr;
   // Folds `later` into `state`; queries of `later` that saw nothing change nothing.
   void (*attention_merge)(const AttentionState& state, const AttentionState& later) = nullptr;
   // head_dim values of a query divided by its sum.
   void (*attention_finish)(const float* out, float sum, int head_dim, float* result) = nullptr;
-  int packed_query_bytes = 4;  // per element
 
   // Block scores: the same bits on every instruction set, see score_blocks.h.
-  void (*score_dots)(const float* q, const uint16_t* keys, int head_dim, int block_tokens,
-                     float* dots) = nullptr;
+  // `scales`: of keys in bytes, whose q comes rotated; null for bf16.
+  void (*score_dots)(const float* q, const void* keys, const float* scales, int head_dim,
+                     int block_tokens, float* dots) = nullptr;
   void (*score_exp)(const float* x, float max, int count, float* result) = nullptr;
 };
 

@@ -15,17 +15,16 @@ namespace {
 #include "engine/backend/cpu/gemm_int8_avx512.inc"
 #include "engine/backend/cpu/kernels_gemm.inc"
 #include "engine/backend/cpu/gemm_prompt_avx512.inc"
-#include "engine/backend/cpu/attention_pairs_bf16.inc"
 
-// Queries that share the registers with the keys (scores) or the values, and vectors of either.
+// Queries that share the registers with the keys (scores) or the values, and vectors of these.
 constexpr int kQueryRows = 12;
-constexpr int kScoreVectors = 2;
 constexpr int kValueRows = 6;
 constexpr int kValueVectors = 4;
 
 #include "engine/backend/cpu/kernels_attention.inc"
-#include "engine/backend/cpu/attention_prompt_avx512.inc"
+#include "engine/backend/cpu/attention_bytes_avx512.inc"
 #define SLIM_PROMPT_ROWS
+#define SLIM_BYTE_KV
 #include "engine/backend/cpu/kernels_table.inc"
 // clang-format on
 

@@ -14,7 +14,6 @@ namespace {
 #include "engine/backend/cpu/kernels_finish.inc"
 #include "engine/backend/cpu/gemm_int8_portable.inc"
 #include "engine/backend/cpu/kernels_gemm.inc"
-#include "engine/backend/cpu/attention_pairs_float.inc"
 
 // Queries that share the registers with the keys (scores) or the values, and vectors of either.
 constexpr int kQueryRows = 1;
@@ -23,6 +22,7 @@ constexpr int kValueRows = 1;
 constexpr int kValueVectors = 1;
 
 #include "engine/backend/cpu/kernels_attention.inc"
+#include "engine/backend/cpu/attention_pairs.inc"
 #include "engine/backend/cpu/kernels_table.inc"
 // clang-format on
 

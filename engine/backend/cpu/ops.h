@@ -35,14 +35,6 @@ absl::Status CpuAttention(CpuContext& context, TensorView q, absl::Span<const in
 // Slots of the sequence's page list, from its start, that a row at `position` sees.
 int64_t VisibleTokens(const AttentionSequence& sequence, int block_tokens, int32_t position);
 
-// prompt_kv.cc. Makes the keys and values that the call's prompt rows see, once for all its rows;
-// context.prompt_places tells where each sequence's are. None where the kernels have no use for
-// them. RESOURCE_EXHAUSTED.
-absl::StatusOr<PromptKv> MakePromptKv(CpuContext& context, absl::Span<const int32_t> positions,
-                                      absl::Span<const AttentionSequence> sequences);
-// Those of one page and kv head (PromptKvPlace), and of the pages behind it.
-PromptKv PromptKvOfPage(const KvLayout& layout, const PromptKv& kv, int64_t page);
-
 // score_blocks.cc
 absl::Status CpuScoreBlocks(CpuContext& context, const BlockScoreArgs& args,
                             absl::Span<float> scores);

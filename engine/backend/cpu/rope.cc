@@ -8,9 +8,12 @@
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "engine/tensor/dequantize.h"
+#include "kvcache/int8_kv.h"
 
 namespace slim {
 namespace {
+
+static_assert(kRotationSigns == kPromptSigns);
 
 // Constant distances, so that the compiler can take several pairs at a time.
 template <bool kNeighbours>
@@ -38,11 +41,28 @@ void RotateRow(const CpuModelShape& shape, int32_t position, float* row, int64_t
   }
 }
 
+// StoreRow for a slab of bytes.
+void StoreBytes(const KernelTable& kernels, const KvLayout& layout, const float* k, const float* v,
+                const KvSlot& slot) {
+  auto* slab = static_cast<uint8_t*>(slot.slab);
+  const int dims = layout.head_dim;
+  for (int h = 0; h < layout.num_kv_heads; ++h, k += dims, v += dims) {
+    ByteKv to;
+    to.keys = slab + layout.key_head_offset(h);
+    to.key_scales = reinterpret_cast<float*>(slab + layout.key_scale_offset(h, 0));
+    to.values = reinterpret_cast<int8_t*>(slab + layout.value_head_offset(h));
+    to.value_scales = reinterpret_cast<float*>(slab + layout.value_scale_offset(h, 0));
+    kernels.store_kv(k, v, dims, layout.block_tokens, slot.slot, to);
+  }
+}
+
 // Keys and values of one row, [kv_heads, head_dim] each, into slot `slot` of the slab.
-void StoreRow(const KvLayout& layout, const float* k, const float* v, const KvSlot& slot) {
-  auto* slab = static_cast<uint16_t*>(slot.slab);
+void StoreRow(const KernelTable& kernels, const KvLayout& layout, const float* k, const float* v,
+              const KvSlot& slot) {
   const int dims = layout.head_dim, tokens = layout.block_tokens;
   SLIM_CHECK(slot.slot >= 0 && slot.slot < tokens);
+  if (kernels.kv_bytes) return StoreBytes(kernels, layout, k, v, slot);
+  auto* slab = static_cast<uint16_t*>(slot.slab);
   for (int h = 0; h < layout.num_kv_heads; ++h, k += dims, v += dims) {
     uint16_t* key = slab + layout.key_offset(h, slot.slot, 0);
     for (int d = 0; d < dims; d += 2) {
@@ -112,7 +132,7 @@ void CpuRopeAndStoreKv(CpuContext& context, TensorView k, TensorView v,
     for (int64_t r = begin; r < end; ++r) {
       float* keys = k.f32() + r * k.cols;
       RotateRow(context.shape, positions[r], keys, k.cols);
-      StoreRow(layout, keys, v.f32() + r * v.cols, slots[r]);
+      StoreRow(*context.kernels, layout, keys, v.f32() + r * v.cols, slots[r]);
     }
   });
 }

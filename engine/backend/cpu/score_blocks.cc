@@ -8,12 +8,17 @@
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "engine/tensor/dequantize.h"
+#include "kvcache/int8_kv.h"
 
 namespace slim {
 namespace {
 
-const uint16_t* HeadKeys(const CpuModelShape& shape, const void* slab, int kv_head) {
-  return static_cast<const uint16_t*>(slab) + shape.layout.key_head_offset(kv_head);
+constexpr int kMostHeadDims = 1024;  // CpuBackend::Configure
+
+bool InBytes(const KvLayout& layout) { return layout.type == KvType::kInt8; }
+
+const char* At(const KvLayout& layout, const void* slab, int64_t element) {
+  return static_cast<const char*>(slab) + element * layout.element_bytes();
 }
 
 // Tokens of block `block_id` at positions < end, clipped to the block.
@@ -29,16 +34,23 @@ void AttendQuery(const CpuContext& context, const BlockScoreArgs& args, int64_t 
   const KvLayout& layout = context.shape.layout;
   const int tokens = layout.block_tokens, dims = layout.head_dim;
   const int kv_head = head / (args.num_heads / layout.num_kv_heads);
-  const float* q = args.queries.f32() + row * args.queries.cols + int64_t{head} * dims;
+  float q[kMostHeadDims];
+  std::copy_n(args.queries.f32() + row * args.queries.cols + int64_t{head} * dims, dims, q);
+  float scale = 1.0f / std::sqrt(static_cast<float>(dims));
+  if (InBytes(layout)) {
+    RotateChannels(q, dims);
+    scale /= static_cast<float>(RotationBlock(dims));
+  }
   const int64_t end = std::min<int64_t>(args.num_tokens, int64_t{args.positions[row]} + 1);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(dims));
   float max = -std::numeric_limits<float>::infinity();
   for (size_t b = 0; b < args.slabs.size(); ++b) {
     const int visible = TokensBefore(end, args.block_ids[b], tokens);
     if (visible == 0) continue;
     float* s = dots + b * tokens;
-    context.kernels->score_dots(q, HeadKeys(context.shape, args.slabs[b], kv_head), dims, tokens,
-                                s);
+    const char* scales = At(layout, args.slabs[b], layout.key_scale_offset(kv_head, 0));
+    context.kernels->score_dots(q, At(layout, args.slabs[b], layout.key_head_offset(kv_head)),
+                                InBytes(layout) ? reinterpret_cast<const float*>(scales) : nullptr,
+                                dims, tokens, s);
     for (int t = 0; t < visible; ++t) {
       s[t] *= scale;
       max = MaxOrNan(max, s[t]);
@@ -85,22 +97,35 @@ absl::Status ScoreByWindow(CpuContext& context, const BlockScoreArgs& args,
   return absl::OkStatus();
 }
 
-// Key of one token and channel.
-float KeyAt(const KvLayout& layout, const uint16_t* keys, int token, int dim) {
-  return BF16ToF32(keys[layout.key_offset(0, token, dim)]);
+// The key of one token, [head_dim]. Bytes: rotated unless `plain`.
+void LoadKey(const KvLayout& layout, const void* slab, int kv_head, int token, bool plain,
+             float* key) {
+  if (InBytes(layout)) {
+    DecodeRotatedKey(layout, slab, kv_head, token, key);
+    if (plain) UndoRotation(key, layout.head_dim);
+    return;
+  }
+  const auto* keys = static_cast<const uint16_t*>(slab);
+  for (int d = 0; d < layout.head_dim; ++d) {
+    key[d] = BF16ToF32(keys[layout.key_offset(kv_head, token, d)]);
+  }
 }
 
 // The key that stands for tokens [begin, end) of a block: their mean, or their largest.
-void RepresentUnit(const KvLayout& layout, const uint16_t* keys, int begin, int end, bool largest,
-                   float* representative) {
-  for (int d = 0; d < layout.head_dim; ++d) {
-    float value = KeyAt(layout, keys, begin, d);
-    for (int t = begin + 1; t < end; ++t) {
-      const float key = KeyAt(layout, keys, t, d);
-      value = largest ? MaxOrNan(value, key) : value + key;
+void RepresentUnit(const KvLayout& layout, const void* slab, int kv_head, int begin, int end,
+                   bool largest, float* representative) {
+  const int dims = layout.head_dim;
+  LoadKey(layout, slab, kv_head, begin, largest, representative);
+  float key[kMostHeadDims];
+  for (int t = begin + 1; t < end; ++t) {
+    LoadKey(layout, slab, kv_head, t, largest, key);
+    for (int d = 0; d < dims; ++d) {
+      representative[d] =
+          largest ? MaxOrNan(representative[d], key[d]) : representative[d] + key[d];
     }
-    representative[d] = largest ? value : value / static_cast<float>(end - begin);
   }
+  if (largest) return;
+  for (int d = 0; d < dims; ++d) representative[d] /= static_cast<float>(end - begin);
 }
 
 // (1/H) sum over heads of |qbar . representative| for one unit; representatives [kv_heads, dims].
@@ -130,7 +155,7 @@ float ScoreBlock(const CpuModelShape& shape, const BlockScoreArgs& args, size_t 
   for (int begin = 0; begin < tokens; begin += step, ++units) {
     const int end = std::min(begin + step, tokens);
     for (int kv = 0; kv < layout.num_kv_heads; ++kv) {
-      RepresentUnit(layout, HeadKeys(shape, args.slabs[block], kv), begin, end, pool,
+      RepresentUnit(layout, args.slabs[block], kv, begin, end, pool,
                     representatives + int64_t{kv} * layout.head_dim);
     }
     const float unit = ScoreUnit(shape, args.num_heads, qbar, representatives,
@@ -153,6 +178,14 @@ absl::Status ScoreByUnits(CpuContext& context, const BlockScoreArgs& args,
     float sum = args.queries.f32()[i];
     for (int64_t w = 1; w < args.queries.rows; ++w) sum += args.queries.f32()[w * cols + i];
     qbar[i] = sum / static_cast<float>(args.queries.rows);
+  }
+  // A mean of rotated keys is a rotated mean; a maximum is not.
+  if (InBytes(layout) && args.kind != ScoreKind::kMaxPool) {
+    const float inverse = 1.0f / static_cast<float>(RotationBlock(layout.head_dim));
+    for (int64_t i = 0; i < cols; i += layout.head_dim) {
+      RotateChannels(qbar + i, layout.head_dim);
+    }
+    for (int64_t i = 0; i < cols; ++i) qbar[i] *= inverse;
   }
   context.pool->ParallelFor(scores.size(), 4, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t b = begin; b < end; ++b) {

@@ -21,6 +21,11 @@
 //            the absolute value
 //   score  = max over units; kMeanPool: (sum over units ascending) / units
 // A maximum that meets a NaN is NaN.
+//
+// Keys in bytes (KvType::kInt8): k[t] is the rotated key in whole numbers, q and qbar are rotated
+// likewise (kvcache/int8_kv.h, n channels together), dot(q, k[t]) is multiplied with the token's
+// scale, and 1 / sqrt(head_dim) divided by n; krep is of scaled rotated keys, qbar divided by n.
+// kMaxPool undoes the rotation of the keys and rotates nothing else.
 #ifndef ENGINE_BACKEND_CPU_SCORE_BLOCKS_H_
 #define ENGINE_BACKEND_CPU_SCORE_BLOCKS_H_
 

@@ -56,13 +56,7 @@ struct AttentionTask {
   int num_spans = 0;
   int64_t visible_tokens = 0;  // of the last row: the cost
   int64_t partial = -1;        // index of the first query's partial result, -1 = write the output
-};
-
-// Where the keys and values in bytes (PromptKv) of one sequence of an attention call lie: kv head h
-// has its `pages` pages from first_page + h * pages on. pages = 0: none, the slabs are read.
-struct PromptKvPlace {
-  int64_t first_page = 0;
-  int64_t pages = 0;
+  int64_t tile = -1;           // which tile this is a part of
 };
 
 struct CpuContext {
@@ -77,9 +71,7 @@ struct CpuContext {
   Scratch attention_threads, attention_partials, attention_visible;
   std::vector<AttentionTask> attention_tasks;
   std::vector<AttentionTask> attention_tiles;
-  Scratch prompt_keys, prompt_key_scales, prompt_key_starts, prompt_centers;
-  Scratch prompt_values, prompt_value_scales;
-  std::vector<PromptKvPlace> prompt_places;  // of each sequence
+  std::vector<int64_t> attention_packed;  // per thread: the tile whose queries it has packed
   Scratch score_threads, score_blocks;
 };
 

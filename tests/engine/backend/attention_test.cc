@@ -1,5 +1,5 @@
 // RoPE, the write of keys and values, and attention of the CPU backend on every instruction set of
-// the machine, against the plain reference over the same bf16 slabs and against themselves.
+// the machine, against the plain reference over the same slabs and against themselves.
 
 #include <cmath>
 #include <limits>
@@ -12,11 +12,7 @@ namespace {
 
 constexpr int kHeads = 9;
 
-std::unique_ptr<Backend> MakeReference() {
-  ReferenceOptions options;
-  options.kv_type = KvType::kBF16;
-  return MakeReferenceBackend(options);
-}
+std::unique_ptr<Backend> MakeReference() { return MakeReferenceBackend(ReferenceOptions()); }
 
 // One sequence of an attention call.
 struct Part {
@@ -26,7 +22,7 @@ struct Part {
 };
 
 std::vector<float> Attend(Backend& backend, const KvLayout& layout, int heads,
-                          const std::vector<Part>& parts, bool prompt_rows = false) {
+                          const std::vector<Part>& parts) {
   SLIM_CHECK(backend.Configure(layout, heads, SmallRope(layout.head_dim), 2048).ok());
   std::vector<float> q;
   std::vector<int32_t> positions;
@@ -37,7 +33,6 @@ std::vector<float> Attend(Backend& backend, const KvLayout& layout, int heads,
     sequence.num_rows = static_cast<int64_t>(part.positions.size());
     sequence.slabs = part.kv->slabs();
     sequence.block_ids = part.kv->block_ids();
-    sequence.prompt_rows = prompt_rows;
     sequences.push_back(sequence);
     q.insert(q.end(), part.q.begin(), part.q.end());
     positions.insert(positions.end(), part.positions.begin(), part.positions.end());
@@ -62,8 +57,14 @@ Part Slice(const Part& part, int64_t first, int64_t count, int64_t width) {
 
 class AttentionTest : public testing::TestWithParam<CpuIsa> {
  protected:
-  // bf16 queries and weights have 8 significant bits; otherwise only float rounding is left.
-  float Tolerance() const { return GetParam() >= CpuIsa::kAvx512Bf16 ? 0.02f : 2e-5f; }
+  bool bytes() const { return KvTypeOf(GetParam()) == KvType::kInt8; }
+  KvLayout Layout(int block_tokens = 32, int kv_heads = 3, int head_dim = 64) const {
+    return SmallLayout(block_tokens, kv_heads, head_dim, KvTypeOf(GetParam()));
+  }
+  // With bytes, queries and weights are rounded to bytes too: a score is then off by about one per
+  // cent of |q| |k| / 8, whose product is 8 here at most times. Otherwise only float rounding is
+  // left.
+  float Tolerance() const { return bytes() ? 0.04f : 2e-5f; }
 };
 INSTANTIATE_TEST_SUITE_P(Isa, AttentionTest, testing::ValuesIn(MachineIsas()), IsaTestName);
 
@@ -79,7 +80,7 @@ TEST_P(AttentionTest, PrefillAgreesWithTheReference) {
   auto backend = MakeCpu(GetParam());
   auto reference = MakeReference();
   for (const int block_tokens : {32, 64}) {
-    const KvLayout layout = SmallLayout(block_tokens);
+    const KvLayout layout = Layout(block_tokens);
     for (const int tokens : {1, 2, 31, 32, 33, 63, 64, 65, 100, 200}) {
       PagedKv kv(layout, BlockRange((tokens + block_tokens - 1) / block_tokens));
       kv.Fill(tokens, tokens);
@@ -99,7 +100,7 @@ TEST_P(AttentionTest, HeadShapesAgreeWithTheReference) {
   };
   for (const Heads& h : {Heads{4, 4, 16}, Heads{8, 2, 48}, Heads{14, 2, 64}, Heads{5, 1, 80},
                          Heads{4, 1, 128}, Heads{2, 2, 256}}) {
-    const KvLayout layout = SmallLayout(64, h.kv_heads, h.head_dim);
+    const KvLayout layout = Layout(64, h.kv_heads, h.head_dim);
     PagedKv kv(layout, BlockRange(2));
     kv.Fill(90, 3);
     const Part part = RandomPart(kv, kv.Positions(90), h.heads * h.head_dim, 4);
@@ -113,7 +114,7 @@ TEST_P(AttentionTest, HeadShapesAgreeWithTheReference) {
 TEST_P(AttentionTest, PackedSequencesWithGapsAgreeWithTheReference) {
   auto backend = MakeCpu(GetParam());
   auto reference = MakeReference();
-  const KvLayout layout = SmallLayout(32);
+  const KvLayout layout = Layout(32);
   PagedKv gaps(layout, {0, 3, 4, 9, 20, 21});
   gaps.Fill(21 * 32 + 5, 1);
   PagedKv longer(layout, BlockRange(40));
@@ -129,13 +130,11 @@ TEST_P(AttentionTest, PackedSequencesWithGapsAgreeWithTheReference) {
               Tolerance(), "packed");
 }
 
-// Prompt rows may score and weigh in bytes (queries, keys, weights, values): a score is then off by
-// about one per cent of |q| |k| / 8, whose product is 8 here at most times.
-TEST_P(AttentionTest, PromptRowsAgreeWithTheReference) {
+TEST_P(AttentionTest, ManyRowsOverManyBlocksAgreeWithTheReference) {
   auto backend = MakeCpu(GetParam());
   auto reference = MakeReference();
   for (const int block_tokens : {32, 64}) {
-    const KvLayout layout = SmallLayout(block_tokens);
+    const KvLayout layout = Layout(block_tokens);
     for (const std::vector<int32_t>& blocks :
          {BlockRange(20), std::vector<int32_t>{0, 3, 4, 9, 17}, std::vector<int32_t>{2, 3, 19}}) {
       PagedKv kv(layout, blocks);
@@ -144,9 +143,9 @@ TEST_P(AttentionTest, PromptRowsAgreeWithTheReference) {
       const std::vector<int32_t> all = kv.Positions(tokens);
       const std::vector<int32_t> late(all.end() - std::min<size_t>(all.size() - 1, 150), all.end());
       const Part part = RandomPart(kv, late, kHeads * 64, 5);
-      const std::vector<float> got = Attend(*backend, layout, kHeads, {part}, true);
+      const std::vector<float> got = Attend(*backend, layout, kHeads, {part});
       const std::vector<float> want = Attend(*reference, layout, kHeads, {part});
-      ExpectClose(got, want, 0.04f, std::to_string(blocks.size()) + " blocks");
+      ExpectClose(got, want, Tolerance(), std::to_string(blocks.size()) + " blocks");
       double error = 0, total = 0;
       for (size_t i = 0; i < got.size(); ++i) {
         error += (got[i] - want[i]) * (got[i] - want[i]);
@@ -157,61 +156,31 @@ TEST_P(AttentionTest, PromptRowsAgreeWithTheReference) {
   }
 }
 
-TEST_P(AttentionTest, PromptRowsDoNotDependOnChunkBatchOrThreads) {
-  const KvLayout layout = SmallLayout(32);
-  const int64_t width = kHeads * 64;
-  const int tokens = 1300;
-  PagedKv kv(layout, BlockRange(41));
-  kv.Fill(tokens, 1, 2.0f);
-  PagedKv other(layout, BlockRange(9));
-  other.Fill(260, 2);
-  const Part all = RandomPart(kv, kv.Positions(tokens), width, 3);
-  auto one = MakeCpu(GetParam(), 1);
-  const std::vector<float> want = Attend(*one, layout, kHeads, {all}, true);
-  for (const int threads : {1, 3}) {
-    auto backend = MakeCpu(GetParam(), threads);
-    for (const auto& [first, count] : std::vector<std::pair<int64_t, int64_t>>{
-             {200, 1}, {511, 1}, {512, 1}, {1299, 1}, {1024, 5}, {640, 33}, {200, 700}}) {
-      const Part part = Slice(all, first, count, width);
-      const Part neighbour = RandomPart(other, {210, 240, 259}, width, 9);
-      const std::vector<float> alone = Attend(*backend, layout, kHeads, {part}, true);
-      const std::vector<float> packed = Attend(*backend, layout, kHeads, {neighbour, part}, true);
-      EXPECT_TRUE(SameBits(&want[first * width], alone.data(), count * width))
-          << threads << " threads, rows " << first << " + " << count;
-      EXPECT_TRUE(SameBits(&want[first * width], &packed[3 * width], count * width))
-          << threads << " threads, packed rows " << first << " + " << count;
-    }
-  }
-}
-
 // A head whose keys share a large part, as trained models have them: bytes of the keys as they are
-// would leave next to nothing for what tells them apart.
-TEST_P(AttentionTest, PromptRowsBearALargeCommonPartOfTheKeys) {
+// would leave next to nothing for what tells them apart; rotated they do no worse than bf16.
+TEST_P(AttentionTest, RowsBearALargeCommonPartOfTheKeys) {
   auto backend = MakeCpu(GetParam());
   auto reference = MakeReference();
-  const KvLayout layout = SmallLayout(32);
+  const KvLayout layout = Layout(32);
   PagedKv kv(layout, BlockRange(16));
   kv.Fill(500, 7);
-  for (void* slab : kv.slabs()) {
-    auto* keys = static_cast<uint16_t*>(slab);
+  for (int block = 0; block < 16; ++block) {
     for (int h = 0; h < layout.num_kv_heads; ++h) {
       for (int slot = 0; slot < 32; ++slot) {
-        for (const int dim : {3, 40}) {
-          uint16_t& key = keys[layout.key_offset(h, slot, dim)];
-          key = F32ToBF16(BF16ToF32(key) + 200.0f);
-        }
+        std::vector<float> key = kv.Key(block, h, slot);
+        for (const int dim : {3, 40}) key[dim] += 50.0f;
+        kv.SetKey(block, h, slot, key);
       }
     }
   }
   const std::vector<int32_t> positions = {300, 400, 450, 499};
   const Part part = RandomPart(kv, positions, kHeads * 64, 5);
-  ExpectClose(Attend(*backend, layout, kHeads, {part}, true),
-              Attend(*reference, layout, kHeads, {part}),
-              GetParam() >= CpuIsa::kAvx512 ? 0.05f : 2e-4f, "common part");
+  ExpectClose(Attend(*backend, layout, kHeads, {part}), Attend(*reference, layout, kHeads, {part}),
+              bytes() ? 0.05f : 2e-4f, "common part");
 }
 
 TEST_P(AttentionTest, RowsDoNotDependOnChunkBatchOrThreads) {
-  const KvLayout layout = SmallLayout(32);
+  const KvLayout layout = Layout(32);
   const int64_t width = kHeads * 64;
   const int tokens = 1300;
   PagedKv kv(layout, BlockRange(41));
@@ -244,7 +213,7 @@ TEST_P(AttentionTest, RowsDoNotDependOnChunkBatchOrThreads) {
 TEST_P(AttentionTest, WherePagesLieShowsInNothing) {
   constexpr int kBlocks = 40;
   constexpr int64_t kEnd = kBlocks * 32 - 7, kWidth = kHeads * 64;
-  KvLayout layout = SmallLayout(32);
+  KvLayout layout = Layout(32);
   PagedKv scattered(layout, BlockRange(kBlocks));
   scattered.Fill(kEnd, 5);
   const std::vector<int32_t> rows = {17, 600, static_cast<int32_t>(kEnd - 1)};
@@ -271,7 +240,7 @@ TEST_P(AttentionTest, WherePagesLieShowsInNothing) {
 // What lies in slots that a row may not see must not matter, not even for rounding.
 TEST_P(AttentionTest, LaterTokensChangeNothing) {
   auto backend = MakeCpu(GetParam());
-  const KvLayout layout = SmallLayout(32);
+  const KvLayout layout = Layout(32);
   const int64_t width = kHeads * 64;
   PagedKv now(layout, BlockRange(3)), later(layout, BlockRange(3));
   now.Fill(70, 5);
@@ -288,37 +257,35 @@ TEST_P(AttentionTest, LaterTokensChangeNothing) {
 
 TEST_P(AttentionTest, NanQueriesAndKeysGiveNan) {
   auto backend = MakeCpu(GetParam());
-  const KvLayout layout = SmallLayout(32);
+  const KvLayout layout = Layout(32);
   const int64_t width = kHeads * 64;
   PagedKv kv(layout, BlockRange(2));
   kv.Fill(40, 5);
   Part part = RandomPart(kv, {38, 39}, width, 6);
   part.q[width + 70] = std::numeric_limits<float>::quiet_NaN();  // head 1 of the second row
-  for (const bool prompt_rows : {false, true}) {
-    const auto out = Attend(*backend, layout, kHeads, {part}, prompt_rows);
-    for (int64_t i = 0; i < 2 * width; ++i) {
-      EXPECT_EQ(std::isnan(out[i]), i >= width + 64 && i < width + 128) << i;
-    }
+  const auto out = Attend(*backend, layout, kHeads, {part});
+  for (int64_t i = 0; i < 2 * width; ++i) {
+    EXPECT_EQ(std::isnan(out[i]), i >= width + 64 && i < width + 128) << i;
   }
-  static_cast<uint16_t*>(kv.slabs()[1])[layout.key_offset(0, 5, 3)] = 0x7fc0;
+  std::vector<float> key = kv.Key(1, 0, 5);
+  key[3] = std::numeric_limits<float>::quiet_NaN();
+  kv.SetKey(1, 0, 5, key);
   part.q[width + 70] = 0;
-  for (const bool prompt_rows : {false, true}) {
-    const auto poisoned = Attend(*backend, layout, kHeads, {part}, prompt_rows);
-    EXPECT_TRUE(std::isnan(poisoned[0]));
-    EXPECT_FALSE(std::isnan(poisoned[3 * 64]));  // another kv head
-  }
+  const auto poisoned = Attend(*backend, layout, kHeads, {part});
+  EXPECT_TRUE(std::isnan(poisoned[0]));
+  EXPECT_FALSE(std::isnan(poisoned[3 * 64]));  // another kv head
 }
 
 TEST_P(AttentionTest, LargeScoresDoNotOverflow) {
   auto backend = MakeCpu(GetParam());
   auto reference = MakeReference();
-  const KvLayout layout = SmallLayout(32);
+  const KvLayout layout = Layout(32);
   PagedKv kv(layout, BlockRange(20));
   kv.Fill(640, 5, 30.0f);
   const Part part = RandomPart(kv, {5, 300, 639}, kHeads * 64, 6);
   const auto got = Attend(*backend, layout, kHeads, {part});
   for (const float v : got) EXPECT_TRUE(std::isfinite(v));
-  if (GetParam() < CpuIsa::kAvx512Bf16) {
+  if (!bytes()) {
     ExpectClose(got, Attend(*reference, layout, kHeads, {part}), 1e-3f, "large scores");
   }
 }
@@ -329,7 +296,7 @@ INSTANTIATE_TEST_SUITE_P(Isa, RopeTest, testing::ValuesIn(MachineIsas()), IsaTes
 TEST_P(RopeTest, AgreesWithTheReference) {
   auto backend = MakeCpu(GetParam());
   auto reference = MakeReference();
-  const KvLayout layout = SmallLayout(32);
+  const KvLayout layout = SmallLayout(32, 3, 64, KvTypeOf(GetParam()));
   const std::vector<float> factors = RandomFloats(16, 3, 0.1f);
   for (const bool neighbouring : {true, false}) {
     for (const int rotary : {64, 32}) {
@@ -353,7 +320,7 @@ TEST_P(RopeTest, StoresKeysAndValuesWhereTheLayoutSays) {
   auto backend = MakeCpu(GetParam());
   auto reference = MakeReference();
   for (const int block_tokens : {32, 64}) {
-    const KvLayout layout = SmallLayout(block_tokens);
+    const KvLayout layout = SmallLayout(block_tokens, 3, 64, KvTypeOf(GetParam()));
     ASSERT_TRUE(backend->Configure(layout, kHeads, SmallRope(64), 512).ok());
     ASSERT_TRUE(reference->Configure(layout, kHeads, SmallRope(64), 512).ok());
     PagedKv a(layout, BlockRange(3)), b(layout, BlockRange(3));
@@ -370,12 +337,59 @@ TEST_P(RopeTest, StoresKeysAndValuesWhereTheLayoutSays) {
     ASSERT_TRUE(backend->RopeAndStoreKv(ViewOf(k, rows), ViewOf(v, rows), positions, slots_a).ok());
     ASSERT_TRUE(
         reference->RopeAndStoreKv(ViewOf(k2, rows), ViewOf(v2, rows), positions, slots_b).ok());
+    // One step of bf16, or of a byte, where the angles' rounding crosses a tie.
+    const auto close = [&](const std::vector<float>& x, const std::vector<float>& y) {
+      for (size_t d = 0; d < x.size(); ++d) {
+        const float step = layout.type == KvType::kInt8 ? 0.04f : std::fabs(y[d]) * 0x1p-7f + 1e-5f;
+        ASSERT_NEAR(x[d], y[d], step);
+      }
+    };
     for (int page = 0; page < 3; ++page) {
-      const auto* x = static_cast<const uint16_t*>(a.slabs()[page]);
-      const auto* y = static_cast<const uint16_t*>(b.slabs()[page]);
-      for (int64_t i = 0; i < layout.slab_elements(); ++i) {
-        // One step of bf16 where the angles' rounding crosses a tie.
-        ASSERT_NEAR(BF16ToF32(x[i]), BF16ToF32(y[i]), std::fabs(BF16ToF32(y[i])) * 0x1p-7f + 1e-5f);
+      for (int h = 0; h < layout.num_kv_heads; ++h) {
+        for (int slot = 0; slot < block_tokens; ++slot) {
+          close(a.Key(page, h, slot), b.Key(page, h, slot));
+          close(a.Value(page, h, slot), b.Value(page, h, slot));
+        }
+      }
+    }
+  }
+}
+
+// Only where the slabs of both hold bytes: the kernel writes what the plain loops write.
+TEST_P(RopeTest, BytesAreThoseOfThePlainLoops) {
+  if (KvTypeOf(GetParam()) != KvType::kInt8) GTEST_SKIP() << "these kernels keep bf16";
+  auto backend = MakeCpu(GetParam());
+  for (const int head_dim : {16, 32, 48, 64, 80, 128, 192}) {
+    const KvLayout layout = SmallLayout(32, 2, head_dim, KvType::kInt8);
+    RopeParams rope = SmallRope(head_dim);
+    rope.rotary_dims = 0;
+    ASSERT_TRUE(backend->Configure(layout, 2, rope, 64).ok());
+    PagedKv got(layout, BlockRange(1)), want(layout, BlockRange(1));
+    const std::vector<int32_t> positions = {0, 1, 5, 30, 31};
+    const int64_t rows = 5, width = 2 * head_dim;
+    std::vector<float> k = RandomFloats(rows * width, 1), v = RandomFloats(rows * width, 2);
+    std::fill_n(k.begin() + width, width, 0.0f);  // a row of nothing
+    k[2 * width + 3] = 1e30f;                     // a large channel
+    v[3 * width] = std::numeric_limits<float>::quiet_NaN();
+    std::vector<KvSlot> slots;
+    for (const int32_t p : positions) {
+      slots.push_back(got.SlotOf(p));
+      for (int h = 0; h < 2; ++h) {
+        const int64_t at = (static_cast<int64_t>(slots.size()) - 1) * width + h * head_dim;
+        EncodeKey(layout, &k[at], h, p, want.slabs()[0]);
+        EncodeValue(layout, &v[at], h, p, want.slabs()[0]);
+      }
+    }
+    ASSERT_TRUE(backend->RopeAndStoreKv(ViewOf(k, rows), ViewOf(v, rows), positions, slots).ok());
+    for (int slot = 0; slot < 32; ++slot) {
+      const bool nan = slot == 30;
+      for (int h = 0; h < 2; ++h) {
+        EXPECT_EQ(got.Key(0, h, slot), want.Key(0, h, slot)) << head_dim << " slot " << slot;
+        if (nan && h == 0) {
+          EXPECT_TRUE(std::isnan(got.Value(0, h, slot)[1]));
+          continue;
+        }
+        EXPECT_EQ(got.Value(0, h, slot), want.Value(0, h, slot)) << head_dim << " slot " << slot;
       }
     }
   }
@@ -388,16 +402,19 @@ TEST_P(RopeTest, ConfigureRefusesWhatTheKernelsCannotDo) {
     return backend->Configure(layout, heads, rope, positions).code();
   };
   const auto invalid = absl::StatusCode::kInvalidArgument;
-  KvLayout layout = SmallLayout();
+  const KvType type = KvTypeOf(GetParam());
+  KvLayout layout = SmallLayout(32, 3, 64, type);
   EXPECT_EQ(code(layout, 9, SmallRope(64), 10), absl::StatusCode::kOk);
   EXPECT_EQ(code(layout, 8, SmallRope(64), 10), invalid);
   EXPECT_EQ(code(layout, 9, SmallRope(32), 10), invalid);
   EXPECT_EQ(code(layout, 9, SmallRope(64), 0), invalid);
   layout.type = KvType::kF32;
   EXPECT_EQ(code(layout, 9, SmallRope(64), 10), invalid);
-  layout = SmallLayout(16);
+  layout.type = type == KvType::kBF16 ? KvType::kInt8 : KvType::kBF16;
   EXPECT_EQ(code(layout, 9, SmallRope(64), 10), invalid);
-  layout = SmallLayout(32, 3, 40);
+  layout = SmallLayout(16, 3, 64, type);
+  EXPECT_EQ(code(layout, 9, SmallRope(64), 10), invalid);
+  layout = SmallLayout(32, 3, 40, type);
   EXPECT_EQ(code(layout, 9, SmallRope(40), 10), invalid);
 }
 

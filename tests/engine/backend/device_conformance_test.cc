@@ -20,8 +20,10 @@ using Kind = LinearInput::Kind;
 class DeviceConformanceTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
+    CpuBackendOptions cpu;
+    cpu.isa = Bf16Isa();
     absl::StatusOr<std::unique_ptr<Backend>> device =
-        GetParam() == "cuda" ? CreateCudaBackend() : CpuBackend::Create({});
+        GetParam() == "cuda" ? CreateCudaBackend() : CpuBackend::Create(cpu);
     if (!device.ok()) GTEST_SKIP() << device.status();
     backend_ = MakeDeviceAdapter(*std::move(device));
     ReferenceOptions options;

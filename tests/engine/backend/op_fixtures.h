@@ -16,6 +16,7 @@
 #include "engine/base/check.h"
 #include "engine/tensor/dequantize.h"
 #include "gtest/gtest.h"
+#include "kvcache/int8_kv.h"
 
 namespace slim {
 
@@ -147,18 +148,65 @@ class PagedKv {
   void Fill(int64_t end, uint32_t seed, float key_scale = 1.0f) {
     std::mt19937 generator(seed);
     std::normal_distribution<float> normal(0.0f, 1.0f);
+    std::vector<float> key(layout_.head_dim), value(layout_.head_dim);
     for (size_t b = 0; b < slabs_.size(); ++b) {
-      auto* slab = static_cast<uint16_t*>(slabs_[b]);
       for (int t = 0; t < layout_.block_tokens; ++t) {
         if (int64_t{block_ids_[b]} * layout_.block_tokens + t >= end) break;
         for (int h = 0; h < layout_.num_kv_heads; ++h) {
           for (int d = 0; d < layout_.head_dim; ++d) {
-            slab[layout_.key_offset(h, t, d)] = F32ToBF16(key_scale * normal(generator));
-            slab[layout_.value_offset(h, t, d)] = F32ToBF16(normal(generator));
+            key[d] = key_scale * normal(generator);
+            value[d] = normal(generator);
           }
+          SetKey(b, h, t, key);
+          SetValue(b, h, t, value);
         }
       }
     }
+  }
+
+  // One token's key or value [head_dim], rounded as the layout's type wants it.
+  void SetKey(size_t block, int kv_head, int slot, const std::vector<float>& key) {
+    if (layout_.type == KvType::kInt8) {
+      return EncodeKey(layout_, key.data(), kv_head, slot, slabs_[block]);
+    }
+    auto* slab = static_cast<uint16_t*>(slabs_[block]);
+    for (int d = 0; d < layout_.head_dim; ++d) {
+      slab[layout_.key_offset(kv_head, slot, d)] = F32ToBF16(key[d]);
+    }
+  }
+  void SetValue(size_t block, int kv_head, int slot, const std::vector<float>& value) {
+    if (layout_.type == KvType::kInt8) {
+      return EncodeValue(layout_, value.data(), kv_head, slot, slabs_[block]);
+    }
+    auto* slab = static_cast<uint16_t*>(slabs_[block]);
+    for (int d = 0; d < layout_.head_dim; ++d) {
+      slab[layout_.value_offset(kv_head, slot, d)] = F32ToBF16(value[d]);
+    }
+  }
+  std::vector<float> Key(size_t block, int kv_head, int slot) const {
+    std::vector<float> key(layout_.head_dim);
+    if (layout_.type == KvType::kInt8) {
+      DecodeRotatedKey(layout_, slabs_[block], kv_head, slot, key.data());
+      UndoRotation(key.data(), layout_.head_dim);
+      return key;
+    }
+    const auto* slab = static_cast<const uint16_t*>(slabs_[block]);
+    for (int d = 0; d < layout_.head_dim; ++d) {
+      key[d] = BF16ToF32(slab[layout_.key_offset(kv_head, slot, d)]);
+    }
+    return key;
+  }
+  std::vector<float> Value(size_t block, int kv_head, int slot) const {
+    std::vector<float> value(layout_.head_dim);
+    if (layout_.type == KvType::kInt8) {
+      DecodeValue(layout_, slabs_[block], kv_head, slot, value.data());
+      return value;
+    }
+    const auto* slab = static_cast<const uint16_t*>(slabs_[block]);
+    for (int d = 0; d < layout_.head_dim; ++d) {
+      value[d] = BF16ToF32(slab[layout_.value_offset(kv_head, slot, d)]);
+    }
+    return value;
   }
 
   // Positions < end of the blocks, ascending.
@@ -186,12 +234,25 @@ inline std::vector<int32_t> BlockRange(int32_t count) {
   return ids;
 }
 
-inline KvLayout SmallLayout(int block_tokens = 32, int kv_heads = 3, int head_dim = 64) {
+// What the kernels of an instruction set keep keys and values as.
+inline KvType KvTypeOf(CpuIsa isa) {
+  return isa >= CpuIsa::kAvx512 ? KvType::kInt8 : KvType::kBF16;
+}
+
+// The best of this machine that keeps bf16, as devices do.
+inline CpuIsa Bf16Isa() {
+  std::vector<CpuIsa> isas = MachineIsas();
+  while (KvTypeOf(isas.back()) != KvType::kBF16) isas.pop_back();
+  return isas.back();
+}
+
+inline KvLayout SmallLayout(int block_tokens = 32, int kv_heads = 3, int head_dim = 64,
+                            KvType type = KvType::kBF16) {
   KvLayout layout;
   layout.num_kv_heads = kv_heads;
   layout.head_dim = head_dim;
   layout.block_tokens = block_tokens;
-  layout.type = KvType::kBF16;
+  layout.type = type;
   return layout;
 }
 

@@ -70,7 +70,14 @@ std::vector<float> PlainWindowScores(const Case& c, const PagedKv& kv) {
   std::vector<float> scores(kv.slabs().size(), 0.0f);
   for (size_t w = 0; w < c.positions.size(); ++w) {
     for (int h = 0; h < c.heads; ++h) {
-      const float* q = &c.queries[(w * c.heads + h) * dims];
+      std::vector<float> q(&c.queries[(w * c.heads + h) * dims],
+                           &c.queries[(w * c.heads + h) * dims] + dims);
+      float factor = 1.0f / std::sqrt(static_cast<float>(dims));
+      const bool bytes = c.layout.type == KvType::kInt8;
+      if (bytes) {
+        RotateChannels(q.data(), dims);
+        factor /= static_cast<float>(RotationBlock(dims));
+      }
       struct Token {
         size_t block;
         int slot;
@@ -83,13 +90,20 @@ std::vector<float> PlainWindowScores(const Case& c, const PagedKv& kv) {
           const int64_t position = int64_t{kv.block_ids()[b]} * tokens + t;
           if (position > c.positions[w] || position >= c.num_tokens) continue;
           float dot = 0;
+          const int kv_head = h / (c.heads / c.layout.num_kv_heads);
+          const auto* slab = static_cast<const uint8_t*>(kv.slabs()[b]);
+          const std::vector<float> key = kv.Key(b, kv_head, t);
           for (int d = 0; d < dims; ++d) {
-            const int kv_head = h / (c.heads / c.layout.num_kv_heads);
-            const auto* slab = static_cast<const uint16_t*>(kv.slabs()[b]);
-            const float product = q[d] * BF16ToF32(slab[c.layout.key_offset(kv_head, t, d)]);
+            const int u = bytes ? slab[c.layout.key_offset(kv_head, t, d)] - 128 : 0;
+            const float product = q[d] * (bytes ? static_cast<float>(u) : key[d]);
             dot = dot + product;
           }
-          seen.push_back({b, t, dot * (1.0f / std::sqrt(static_cast<float>(dims)))});
+          float scale = 1;
+          if (bytes) {
+            std::memcpy(&scale, slab + c.layout.key_scale_offset(kv_head, t), sizeof(scale));
+          }
+          dot = dot * scale;
+          seen.push_back({b, t, dot * factor});
           max = std::max(max, seen.back().score);
         }
       }
@@ -109,16 +123,17 @@ INSTANTIATE_TEST_SUITE_P(Isa, ScoreBlocksTest, testing::ValuesIn(MachineIsas()),
 
 TEST_P(ScoreBlocksTest, SameBitsOnEveryInstructionSetAndThreadCount) {
   for (const int block_tokens : {32, 64}) {
-    const KvLayout layout = SmallLayout(block_tokens);
+    const KvType type = KvTypeOf(GetParam());
+    const KvLayout layout = SmallLayout(block_tokens, 3, 64, type);
     PagedKv kv(layout, {0, 1, 2, 5, 9, 10});
     const int64_t num_tokens = 10 * block_tokens + 7;
     kv.Fill(num_tokens, 3);
     const Case c = RandomCase(layout, 9, num_tokens, 6, 4);
-    auto portable = MakeCpu(CpuIsa::kPortable, 1);
+    auto simplest = MakeCpu(type == KvType::kInt8 ? CpuIsa::kAvx512 : CpuIsa::kPortable, 1);
     for (const int threads : {1, 2, 3}) {
       auto backend = MakeCpu(GetParam(), threads);
       for (const ScoreKind kind : kKinds) {
-        const auto want = Score(*portable, c, kv, kind), got = Score(*backend, c, kv, kind);
+        const auto want = Score(*simplest, c, kv, kind), got = Score(*backend, c, kv, kind);
         EXPECT_TRUE(SameBits(want.data(), got.data(), static_cast<int64_t>(want.size())))
             << "kind " << static_cast<int>(kind);
       }
@@ -127,7 +142,7 @@ TEST_P(ScoreBlocksTest, SameBitsOnEveryInstructionSetAndThreadCount) {
 }
 
 TEST_P(ScoreBlocksTest, WindowScoresFollowTheWrittenOrderToTheLastBit) {
-  const KvLayout layout = SmallLayout(32);
+  const KvLayout layout = SmallLayout(32, 3, 64, KvTypeOf(GetParam()));
   PagedKv kv(layout, {0, 1, 4});
   kv.Fill(4 * 32 + 9, 3, 3.0f);
   const Case c = RandomCase(layout, 9, 4 * 32 + 9, 5, 4);
@@ -138,12 +153,10 @@ TEST_P(ScoreBlocksTest, WindowScoresFollowTheWrittenOrderToTheLastBit) {
 }
 
 TEST_P(ScoreBlocksTest, AgreesWithTheReference) {
-  ReferenceOptions options;
-  options.kv_type = KvType::kBF16;
-  auto reference = MakeReferenceBackend(options);
+  auto reference = MakeReferenceBackend(ReferenceOptions());
   auto backend = MakeCpu(GetParam());
   for (const int tail : {1, 7, 8, 9, 31, 32}) {
-    const KvLayout layout = SmallLayout(32);
+    const KvLayout layout = SmallLayout(32, 3, 64, KvTypeOf(GetParam()));
     PagedKv kv(layout, {0, 2, 3, 7});
     const int64_t num_tokens = 7 * 32 + tail;
     kv.Fill(num_tokens, tail);
@@ -161,7 +174,7 @@ TEST_P(ScoreBlocksTest, AgreesWithTheReference) {
 // Two blocks of keys that are zero but for one channel; a query of two on that channel.
 class HandComputed : public testing::TestWithParam<CpuIsa> {
  protected:
-  HandComputed() : layout_(SmallLayout(32, 1, 16)), kv_(layout_, {0, 1}) {
+  HandComputed() : layout_(SmallLayout(32, 1, 16, KvTypeOf(GetParam()))), kv_(layout_, {0, 1}) {
     c_.layout = layout_;
     c_.heads = 2;
     c_.num_tokens = 40;  // 8 tokens in the second block
@@ -173,7 +186,20 @@ class HandComputed : public testing::TestWithParam<CpuIsa> {
     c_.queries[3 * 16 + 0] = 0;
   }
   void SetKey(int block, int slot, float value) {
-    static_cast<uint16_t*>(kv_.slabs()[block])[layout_.key_offset(0, slot, 0)] = F32ToBF16(value);
+    std::vector<float> key = kv_.Key(block, 0, slot);
+    key[0] = value;
+    kv_.SetKey(block, 0, slot, key);
+  }
+  // A byte times its scale is the number it stands for to the last bit but one or two.
+  static void ExpectScores(const std::vector<float>& got, const std::vector<float>& want) {
+    ASSERT_EQ(got.size(), want.size());
+    for (size_t b = 0; b < want.size(); ++b) {
+      if (KvTypeOf(GetParam()) == KvType::kInt8) {
+        EXPECT_NEAR(got[b], want[b], 1e-6f * (1 + std::fabs(want[b]))) << b;
+      } else {
+        EXPECT_EQ(got[b], want[b]) << b;
+      }
+    }
   }
   std::vector<float> Scores(ScoreKind kind) {
     auto backend = MakeCpu(GetParam());
@@ -191,11 +217,11 @@ TEST_P(HandComputed, UnitKinds) {
   for (int t = 0; t < 8; ++t) SetKey(1, t, t == 3 ? 4.0f : 0.0f);  // mean 0.5
   // Mean query 2 on head 0 and -1 on head 1: unit mean m scores (|2 m| + |m|) / 2 = 1.5 |m|, signed
   // 0.5 m.
-  EXPECT_EQ(Scores(ScoreKind::kUnitMax), (std::vector<float>{1.5f, 0.75f}));
-  EXPECT_EQ(Scores(ScoreKind::kUnitSigned), (std::vector<float>{0.5f, 0.25f}));
+  ExpectScores(Scores(ScoreKind::kUnitMax), std::vector<float>{1.5f, 0.75f});
+  ExpectScores(Scores(ScoreKind::kUnitSigned), std::vector<float>{0.5f, 0.25f});
   // Block 0: units 1.5, 1.5, 0, 0; block 1 has one unit.
-  EXPECT_EQ(Scores(ScoreKind::kMeanPool), (std::vector<float>{0.75f, 0.75f}));
-  EXPECT_EQ(Scores(ScoreKind::kMaxPool), (std::vector<float>{1.5f, 6.0f}));
+  ExpectScores(Scores(ScoreKind::kMeanPool), std::vector<float>{0.75f, 0.75f});
+  ExpectScores(Scores(ScoreKind::kMaxPool), std::vector<float>{1.5f, 6.0f});
 }
 
 TEST_P(HandComputed, UnitsOfAPartialBlockUseTheTokensThatExist) {
@@ -203,16 +229,16 @@ TEST_P(HandComputed, UnitsOfAPartialBlockUseTheTokensThatExist) {
   SetKey(1, 0, 3);
   SetKey(1, 1, 1);
   SetKey(1, 2, 100);  // beyond the prompt
-  EXPECT_EQ(Scores(ScoreKind::kUnitMax)[1], 3.0f);
-  EXPECT_EQ(Scores(ScoreKind::kMaxPool)[1], 4.5f);
+  EXPECT_NEAR(Scores(ScoreKind::kUnitMax)[1], 3.0f, 1e-6f);
+  EXPECT_NEAR(Scores(ScoreKind::kMaxPool)[1], 4.5f, 1e-6f);
 }
 
 TEST_P(HandComputed, WindowAttentionIsASoftmaxOverVisibleTokens) {
   // All scores 0: row 1 sees 40 tokens, row 0 only 39, so the largest share is 1/39.
-  EXPECT_EQ(Scores(ScoreKind::kWindowAttention), (std::vector<float>{1.0f / 39, 1.0f / 39}));
+  ExpectScores(Scores(ScoreKind::kWindowAttention), std::vector<float>{1.0f / 39, 1.0f / 39});
   // Token 39 is not visible to row 0, the only row with a query: nothing changes.
   SetKey(1, 7, 50);
-  EXPECT_EQ(Scores(ScoreKind::kWindowAttention), (std::vector<float>{1.0f / 39, 1.0f / 39}));
+  ExpectScores(Scores(ScoreKind::kWindowAttention), std::vector<float>{1.0f / 39, 1.0f / 39});
   // A strong key takes nearly all of head 0's weight.
   SetKey(0, 5, 60);
   const auto scores = Scores(ScoreKind::kWindowAttention);

@@ -168,10 +168,7 @@ PromptRun RunPrompt(std::unique_ptr<Backend> backend, const std::vector<int32_t>
     for (int64_t t = 0; t < n; ++t) {
       slots.push_back({pages->slabs[t / 32], static_cast<int32_t>(t % 32)});
     }
-    std::vector<AttentionSequence> sequences = {{0, exact, pages->slabs, pages->block_ids}};
-    if (exact < n) {
-      sequences.push_back({exact, n - exact, pages->slabs, pages->block_ids, true});
-    }
+    const std::vector<AttentionSequence> sequences = {{0, n, pages->slabs, pages->block_ids}};
     LayerBatch batch;
     batch.hidden = view;
     batch.full_rows = n;
