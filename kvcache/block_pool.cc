@@ -61,16 +61,16 @@ absl::StatusOr<std::unique_ptr<BlockPool>> BlockPool::Create(int64_t slab_bytes,
                                                              bool poison_freed,
                                                              std::unique_ptr<SlabMemory> memory,
                                                              Shape shape) {
+  if (slab_bytes % PartsOf(shape) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("block pool: slabs of ", slab_bytes, " bytes cannot be halved"));
+  }
   if (!(slab_bytes > 0 && slab_bytes <= kMaxMappedBytes && num_slabs > 0 &&
         num_slabs <= std::numeric_limits<SlabId>::max() &&
         num_slabs <= kMaxMappedBytes / Stride(slab_bytes, shape))) {
     return absl::InvalidArgumentError(
         absl::StrCat("block pool of ", num_slabs, " slabs of ", slab_bytes,
                      " bytes: both must be positive and their product at most ", kMaxMappedBytes));
-  }
-  if (slab_bytes % PartsOf(shape) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("block pool: slabs of ", slab_bytes, " bytes cannot be halved"));
   }
   if (memory == nullptr) {
     SLIM_ASSIGN_OR_RETURN(memory, MapHostSlabs(Stride(slab_bytes, shape) * num_slabs));

@@ -31,7 +31,7 @@ constexpr const char* KvTypeName(KvType type) {
 struct KvLayout {
   int num_kv_heads = 0;
   int head_dim = 0;
-  int block_tokens = 0;  // B: 32 or 64
+  int block_tokens = 0;  // B
   KvType type = KvType::kBF16;
   // Elements from a slab's first key to its first value; 0: the values follow the keys. A pool that
   // keeps the keys of all its slabs before the values of all sets it.

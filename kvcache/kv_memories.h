@@ -28,7 +28,8 @@ class SlabMemory {
 // Anonymous memory of the process, mapped lazily. RESOURCE_EXHAUSTED when the mapping fails.
 absl::StatusOr<std::unique_ptr<SlabMemory>> MapHostSlabs(int64_t bytes);
 
-// Sizes of the two pools; slabs lie `stride_bytes` apart, a multiple of 64.
+// Sizes of the two pools; a slab takes `stride_bytes`, a multiple of 64: the distance of
+// neighbours, or twice that of halves (KvManager::Options::keys_apart).
 struct KvMemorySizes {
   int64_t stride_bytes = 0;
   int64_t device_slabs = 0;  // pool (unified) or arena (discrete)

@@ -36,7 +36,7 @@ struct BackendInfo {
   std::string isa;     // kernels chosen at run time, e.g. "avx512vnni+bf16"
   int num_threads = 0;
   KvType kv_type = KvType::kF32;        // element type of cached keys and values
-  bool reads_keys_apart = false;        // attention is fastest with KvManager::Options::keys_apart
+  bool reads_keys_apart = false;        // wants KvManager::Options::keys_apart
   DType activation_type = DType::kF32;  // between the products of a layer
   // Prompt rows have arithmetic of their own (LinearInput::prompt_rows): calls must not mix rows.
   bool prompt_rows_apart = false;

@@ -198,8 +198,9 @@ void BenchAttention(Bench& bench, int64_t tokens, int64_t rows, bool by_layer = 
   const double read =
       static_cast<double>(cache.slab_bytes) / Cache::kBlock * static_cast<double>(tokens) / seconds;
   const double peak = bench.peaks.bf16_ops > 0 ? bench.peaks.bf16_ops : bench.peaks.fp32_ops;
-  std::printf("attention rows %4ld of %5ld  %9.1f us  %7.1f GOP/s  %5.1f %% of peak", rows, tokens,
-              seconds * 1e6, ops * 1e-9, Percent(ops, peak));
+  std::printf("attention rows %4ld of %5ld  %9.1f us  %7.1f GOP/s  %5.1f %% of %s peak", rows,
+              tokens, seconds * 1e6, ops * 1e-9, Percent(ops, peak),
+              bench.peaks.bf16_ops > 0 ? "bf16" : "fp32");
   if (rows == 1) {
     std::printf("  %6.1f GB/s  %5.1f %% of read, slabs by %s", read * 1e-9,
                 Percent(read, bench.peaks.read_bytes), by_layer ? "layer" : "block");

@@ -165,7 +165,8 @@ class EngineTest : public ::testing::TestWithParam<BackendFactory> {
   std::unique_ptr<Engine> Make(Engine::Options options = {}) {
     return MakeEngine(GetParam().make(), options);
   }
-  // Float weights: what differs is summation order, and a bf16 cache where the backend has one.
+  // Float weights: what differs is summation order, and a cache of bf16 or bytes where the backend
+  // has one.
   double tolerance() const { return GetParam().exact ? 2e-4 : 4e-2; }
 
   // The oracle follows the engine's decisions by its own scores. Where the cache is rounded, two

@@ -128,8 +128,11 @@ INSTANTIATE_TEST_SUITE_P(Shapes, BlockPoolShapeTest,
                          });
 
 TEST(BlockPoolTest, AnOddSlabCannotBeHalved) {
-  EXPECT_EQ(BlockPool::Create(101, 4, false, nullptr, BlockPool::Shape::kHalves).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  for (const int64_t bytes : {1, 101}) {
+    EXPECT_EQ(
+        BlockPool::Create(bytes, 4, false, nullptr, BlockPool::Shape::kHalves).status().code(),
+        absl::StatusCode::kInvalidArgument);
+  }
 }
 
 TEST(BlockPoolTest, RunsAreContiguousWhereTheyCanBe) {

@@ -1,4 +1,5 @@
-// The plain backend: every op as scalar loops over dequantised float weights and float KV. The
+// The plain backend: every op as scalar loops over dequantised float weights and float KV, or
+// whatever the layout says that it is configured with. The
 // oracle that the fast backends are compared with. Rows of large products are split over threads,
 // which changes no result. Thread rule and shapes: as Backend.
 #ifndef TESTS_TESTING_REFERENCE_BACKEND_H_
@@ -11,7 +12,7 @@
 namespace slim {
 
 struct ReferenceOptions {
-  KvType kv_type = KvType::kF32;  // kBF16: keys and values are rounded as a 16-bit cache would
+  KvType kv_type = KvType::kF32;  // what info() says
   int num_threads = 2;
 };
 

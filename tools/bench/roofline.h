@@ -7,8 +7,8 @@
 //
 // Prefill counts the operations of PrunedPrefillOps (engine/prune/cost_model.h): linear layers and
 // attention as the pass computes them, without embedding, norms, block scores and the LM head of
-// one row. The peak is that of the arithmetic of the linear layers; attention adds the weighted
-// values up in wider numbers, so its share of the operations cannot reach the int8 peak.
+// one row. The peak is that of the arithmetic of the linear layers; attention has
+// more to do than its products (softmax, scales), so its share cannot reach the int8 peak.
 //
 // Decode counts the bytes that a step must read once: packed weights with the LM head (an embedding
 // of its own is left out, a step reads a row of it per stream), and for each stream the keys and

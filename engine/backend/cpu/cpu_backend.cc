@@ -17,9 +17,19 @@ namespace slim {
 namespace {
 
 #if defined(__x86_64__)
+// BF16 instructions have nothing to do since keys and values are bytes.
+const KernelTable& Avx512Bf16Kernels() {
+  static const KernelTable table = [] {
+    KernelTable bf16 = kAvx512Kernels;
+    bf16.name = "avx512vnni+bf16";
+    return bf16;
+  }();
+  return table;
+}
+
 const KernelTable& AmxKernels() {
   static const KernelTable table = [] {
-    KernelTable amx = kAvx512Bf16Kernels;
+    KernelTable amx = kAvx512Kernels;
     amx.name = "avx512vnni+bf16+amx";
     amx.gemm_prompt = GemmPromptAmx;
     return amx;
@@ -32,7 +42,7 @@ const KernelTable& AmxKernels() {
 bool Trusted(CpuIsa isa) {
 #if defined(__x86_64__)
   if (isa == CpuIsa::kAmx) {
-    return SamePromptProducts(AmxKernels().gemm_prompt, kAvx512Bf16Kernels.gemm_prompt);
+    return SamePromptProducts(AmxKernels().gemm_prompt, kAvx512Kernels.gemm_prompt);
   }
 #endif
   return true;
@@ -46,7 +56,7 @@ const KernelTable& KernelsFor(CpuIsa isa) {
     case CpuIsa::kAvx512:
       return kAvx512Kernels;
     case CpuIsa::kAvx512Bf16:
-      return kAvx512Bf16Kernels;
+      return Avx512Bf16Kernels();
     case CpuIsa::kAmx:
       return AmxKernels();
 #endif

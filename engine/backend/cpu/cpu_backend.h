@@ -1,11 +1,11 @@
 // The CPU backend: vectorised kernels chosen for the processor at run time, threads of its own,
 // weights repacked at load and kept in the precision of the file, activations quantised to int8 for
-// quantised weights, keys and values in bf16.
+// quantised weights, keys and values in bytes (AVX-512) or bf16 (BackendInfo::kv_type).
 //
 // What is computed for a row is the same bit for bit whatever else is in the call and however many
 // threads there are; it differs (by rounding) from one instruction set to the next, except for
-// block scores (score_blocks.h). Thread rule: as Backend, one caller at a time. Weights and buffers
-// may outlive the backend.
+// block scores of the same cache (score_blocks.h). Thread rule: as Backend, one caller at a time.
+// Weights and buffers may outlive the backend.
 #ifndef ENGINE_BACKEND_CPU_CPU_BACKEND_H_
 #define ENGINE_BACKEND_CPU_CPU_BACKEND_H_
 
@@ -43,8 +43,8 @@ class CpuBackend final : public Backend {
   // and changes no result.
   absl::Status PreparePromptRows(absl::Span<LinearWeight* const> weights) override;
   absl::StatusOr<Buffer> PrepareVector(const HostTensor& tensor) override;
-  // INVALID_ARGUMENT unless keys and values are bf16, head_dim is a multiple of 16 and block_tokens
-  // is 32, 64, 128, 256 or 512.
+  // INVALID_ARGUMENT unless keys and values are info().kv_type, head_dim is a multiple of 16 and
+  // block_tokens is 32, 64, 128, 256 or 512.
   absl::Status Configure(const KvLayout& layout, int num_heads, const RopeParams& rope,
                          int64_t max_positions) override;
   absl::Status Embed(const LinearWeight& embedding, absl::Span<const int32_t> tokens,

@@ -135,9 +135,10 @@ struct AttentionSpanArgs {
   int block_tokens = 0;
   int head_dim = 0;
   int span_tokens = 0;  // tokens of a whole span, the stride of the scratch rows
-  // Set by attention_span_all_heads: what to prefetch, in bytes from what is read.
+  // Set by attention_span_all_heads. What to prefetch, in bytes from what is read: bf16 one and two
+  // heads further, bytes (head_ahead) the same head of the next page.
   int64_t head_ahead = 0, two_heads_ahead = 0;
-  bool add_values = false;  // continue the sums in `out`
+  bool add_values = false;  // bf16: continue the sums in `out`
   float* scores = nullptr;  // scratch [kAttentionQueryBlock or num_queries, span_tokens]
   // Scratch [kAttentionQueryBlock or num_queries, span_tokens] of 4 bytes.
   void* weights = nullptr;
@@ -176,26 +177,28 @@ struct KernelTable {
   void (*quantize_prompt_row)(const float* x, int64_t cols, uint8_t* values,
                               float* scales) = nullptr;
 
-  // Whether the cache holds bytes (KvType::kInt8), else bf16.
+  // Whether the cache holds bytes (KvType::kInt8), else bf16. "Bytes:" and "bf16:" below and in
+  // AttentionSpanArgs mean tables of one kind.
   bool kv_bytes = false;
   // One token's key and value of one kv head [head_dim] into slot `slot` of its page; null for
   // bf16.
   void (*store_kv)(const float* key, const float* value, int head_dim, int block_tokens, int slot,
                    const ByteKv& to) = nullptr;
-  // A query q [head_dim] times `scale`, as the span kernels want it. `bytes`: of its own.
+  // A query q [head_dim] times `scale`, as the span kernels want it. Bytes: *bytes belongs to it.
   void (*pack_query)(const float* q, int head_dim, float scale, void* packed,
                      QueryBytes* bytes) = nullptr;
   int packed_query_bytes = 4;  // per element
   void (*attention_span)(const AttentionSpanArgs& args) = nullptr;
-  // One row: the queries of kv head 0, 1, ...; scratch for all queries at once.
+  // One row: the queries of kv head 0, 1, ...; scratch for all queries at once. Bytes: head_dim is
+  // at most span_tokens.
   void (*attention_span_all_heads)(const AttentionSpanArgs& args) = nullptr;
   // Folds `later` into `state`; queries of `later` that saw nothing change nothing.
   void (*attention_merge)(const AttentionState& state, const AttentionState& later) = nullptr;
   // head_dim values of a query divided by its sum.
   void (*attention_finish)(const float* out, float sum, int head_dim, float* result) = nullptr;
 
-  // Block scores: the same bits on every instruction set, see score_blocks.h.
-  // `scales`: of keys in bytes, whose q comes rotated; null for bf16.
+  // Block scores: the same bits on every instruction set that caches the same type
+  // (score_blocks.h). `scales`: of keys in bytes, whose q comes rotated; null for bf16.
   void (*score_dots)(const float* q, const void* keys, const float* scales, int head_dim,
                      int block_tokens, float* dots) = nullptr;
   void (*score_exp)(const float* x, float max, int count, float* result) = nullptr;
@@ -205,7 +208,6 @@ extern const KernelTable kPortableKernels;
 #if defined(__x86_64__)
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512Kernels;
-extern const KernelTable kAvx512Bf16Kernels;
 // KernelTable::gemm_prompt with AMX, the same bits. The process must have the permission that
 // DetectCpuFeatures asks for.
 void GemmPromptAmx(const GemmArgs& args);

@@ -68,7 +68,7 @@ struct CpuContext {
   Scratch quantized, scales, scaled_sums, sums;
   Scratch gemm_threads, pairs_threads;
   Scratch prompt_weights;
-  Scratch attention_threads, attention_partials, attention_visible;
+  Scratch attention_threads, attention_partials;
   std::vector<AttentionTask> attention_tasks;
   std::vector<AttentionTask> attention_tiles;
   std::vector<int64_t> attention_packed;  // per thread: the tile whose queries it has packed

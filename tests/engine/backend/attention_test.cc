@@ -110,6 +110,31 @@ TEST_P(AttentionTest, HeadShapesAgreeWithTheReference) {
   }
 }
 
+// One row at a time goes through all kv heads of a page together, where there are spans enough.
+TEST_P(AttentionTest, SingleRowsOfEveryHeadShapeAgreeWithTheReference) {
+  auto backend = MakeCpu(GetParam(), 2);
+  auto reference = MakeReference();
+  struct Heads {
+    int heads, kv_heads, head_dim, block_tokens;
+  };
+  for (const Heads& h : {Heads{4, 2, 16, 32}, Heads{5, 1, 80, 32}, Heads{8, 2, 128, 32},
+                         Heads{8, 2, 128, 128}, Heads{26, 2, 48, 32}, Heads{2, 2, 256, 64},
+                         Heads{2, 1, 512, 32}, Heads{2, 2, 528, 32}, Heads{3, 1, 64, 512}}) {
+    const KvLayout layout = Layout(h.block_tokens, h.kv_heads, h.head_dim);
+    for (const int tokens : {2047, 2048, 2081, 2120}) {
+      PagedKv kv(layout, BlockRange((tokens + h.block_tokens - 1) / h.block_tokens));
+      kv.Fill(tokens, 3);
+      const Part part = RandomPart(kv, {tokens - 1}, int64_t{h.heads} * h.head_dim, 4);
+      const std::vector<float> got = Attend(*backend, layout, h.heads, {part});
+      ExpectClose(got, Attend(*reference, layout, h.heads, {part}), Tolerance(),
+                  "head_dim " + std::to_string(h.head_dim) + ", " + std::to_string(tokens));
+      auto one = MakeCpu(GetParam(), 1);
+      const std::vector<float> alone = Attend(*one, layout, h.heads, {part});
+      EXPECT_TRUE(SameBits(got.data(), alone.data(), static_cast<int64_t>(got.size())));
+    }
+  }
+}
+
 // Retained blocks with gaps, rows at the end, several sequences and decode rows in one call.
 TEST_P(AttentionTest, PackedSequencesWithGapsAgreeWithTheReference) {
   auto backend = MakeCpu(GetParam());
