@@ -84,6 +84,16 @@ int64_t HeadsOffset(const Call& call, int64_t row, int kv_head) {
   return row * call.q.cols + int64_t{kv_head} * call.group * call.context->shape.layout.head_dim;
 }
 
+// Asks for the queries of `row` and a kv head that are packed soon, and for where their results go.
+void PrefetchHeads(const Call& call, int64_t row, int kv_head) {
+  const int64_t first = HeadsOffset(call, row, kv_head);
+  const int64_t elements = int64_t{call.group} * call.context->shape.layout.head_dim;
+  for (int64_t i = first; i < first + elements; i += 16) {
+    __builtin_prefetch(call.q.f32() + i);
+    __builtin_prefetch(call.out.f32() + i, 1, 2);
+  }
+}
+
 void PackTile(const Call& call, const AttentionTask& task, TileScratch& scratch) {
   const CpuModelShape& shape = call.context->shape;
   const AttentionSequence& sequence = call.sequences[task.sequence];
@@ -93,11 +103,14 @@ void PackTile(const Call& call, const AttentionTask& task, TileScratch& scratch)
   QueryBytes* bytes = scratch.query_bytes;
   const int dims = shape.layout.head_dim;
   int32_t* total = scratch.total;
-  for (int64_t row = task.row; row < task.row + task.rows; ++row) {
+  constexpr int kRowsAhead = 2;
+  const int64_t end = task.row + task.rows;
+  for (int64_t row = task.row; row < end; ++row) {
     const auto tokens = static_cast<int32_t>(
         VisibleTokens(sequence, shape.layout.block_tokens, call.positions[row]));
     for (int h = task.kv_head; h < task.kv_head + task.num_kv_heads; ++h) {
       const float* q = call.q.f32() + HeadsOffset(call, row, h);
+      if (row + kRowsAhead < end) PrefetchHeads(call, row + kRowsAhead, h);
       for (int64_t i = 0; i < elements; i += dims) {
         kernels.pack_query(q + i, dims, call.scale, packed, bytes++);
         packed += int64_t{dims} * kernels.packed_query_bytes;
@@ -248,6 +261,10 @@ bool SplitTiles(const Call& call, std::vector<AttentionTask>& tiles,
 // Whole tiles: all spans one after the other, then the output.
 void RunTile(const Call& call, const AttentionTask& tile, TileScratch& scratch) {
   PackTile(call, tile, scratch);
+  if (tile.num_spans == 1) {
+    RunSpan(call, tile, 0, scratch, scratch.state);
+    return WriteOutput(call, tile, scratch.state);
+  }
   ResetState(scratch.state, Queries(call, tile), call.context->shape.layout.head_dim);
   for (int span = 0; span < tile.num_spans; ++span) {
     RunSpan(call, tile, span, scratch, scratch.span);

@@ -119,7 +119,7 @@ absl::StatusOr<std::unique_ptr<LinearWeight>> CpuBackend::PrepareLinear(const Ho
 
 absl::Status CpuBackend::PreparePromptRows(absl::Span<LinearWeight* const> weights) {
   if (context_.kernels->pack_prompt_tile == nullptr) return absl::OkStatus();
-  int64_t room = std::min(weight_bytes_ / 2, AvailableMemoryBytes() / 8);
+  int64_t room = std::min(weight_bytes_ + weight_bytes_ / 4, AvailableMemoryBytes() / 8);
   for (LinearWeight* weight : weights) {
     auto* packed = static_cast<PackedWeight*>(weight);
     const int64_t bytes = packed->PromptBytes();

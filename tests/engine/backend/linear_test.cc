@@ -237,7 +237,7 @@ TEST_P(LinearTest, PromptRowsDoNotDependOnWhatIsKept) {
   EXPECT_EQ(run({2})[0], none_kept[2]);
 }
 
-// The forms take at most half of what the weights take.
+// The forms take at most what the weights take, and a quarter more.
 TEST_P(LinearTest, PromptFormsAreKeptWhileThereIsRoom) {
   auto backend = MakeCpu(GetParam());
   std::vector<std::unique_ptr<LinearWeight>> weights;
@@ -257,7 +257,7 @@ TEST_P(LinearTest, PromptFormsAreKeptWhileThereIsRoom) {
     if (packed->kept_prompt_form().bytes != nullptr) kept += packed->PromptBytes();
   }
   const int64_t one = static_cast<const PackedWeight*>(all[0])->PromptBytes();
-  const int64_t room = bytes / 2;
+  const int64_t room = bytes + bytes / 4;
   EXPECT_LE(kept, room);
   EXPECT_EQ(kept > room - one, backend->info().prompt_rows_apart);
 }
