@@ -213,8 +213,9 @@ void MakeTiles(const Call& call, std::vector<AttentionTask>& tiles) {
           VisibleTokens(sequence, layout.block_tokens, call.positions[tile.row + tile.rows - 1]);
       tile.num_spans = SpanCount(tile.visible_tokens);
       // The kernel for all heads keeps sums of a head's channels where a span's scores were.
-      if (all_heads && tile.rows == 1 && layout.head_dim <= kSpanTokens)
+      if (all_heads && tile.rows == 1 && layout.head_dim <= kSpanTokens) {
         tile.num_kv_heads = layout.num_kv_heads;
+      }
       for (tile.kv_head = 0; tile.kv_head < layout.num_kv_heads;
            tile.kv_head += tile.num_kv_heads) {
         tiles.push_back(tile);

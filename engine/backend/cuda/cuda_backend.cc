@@ -130,6 +130,11 @@ absl::Status CudaBackend::Configure(const KvLayout& layout, int num_heads, const
   if (layout.type != KvType::kBF16) {
     return absl::InvalidArgumentError("the CUDA backend keeps keys and values in bf16 only");
   }
+  if (layout.values_after != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("values_after is ", layout.values_after,
+                     ", the CUDA backend wants a slab's values right behind its keys, 0"));
+  }
   const int dims = layout.head_dim;
   if (!(dims == 32 || dims == 64 || dims == 96 || dims == 128)) {
     return absl::InvalidArgumentError(

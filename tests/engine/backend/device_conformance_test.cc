@@ -158,6 +158,10 @@ TEST_P(DeviceConformanceTest, RefusesWhatItCannotHold) {
   KvLayout layout = SmallLayout();
   EXPECT_EQ(backend_->Configure(layout, 8, SmallRope(64), 10).code(),
             absl::StatusCode::kInvalidArgument);
+  layout.values_after = 2 * layout.key_elements();
+  EXPECT_EQ(backend_->Configure(layout, 9, SmallRope(64), 10).ok(),
+            backend_->info().reads_keys_apart);
+  layout.values_after = 0;
   layout.type = KvType::kF32;
   EXPECT_EQ(backend_->Configure(layout, 9, SmallRope(64), 10).code(),
             absl::StatusCode::kInvalidArgument);
