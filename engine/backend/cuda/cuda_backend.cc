@@ -133,7 +133,7 @@ absl::Status CudaBackend::Configure(const KvLayout& layout, int num_heads, const
   if (layout.values_after != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("values_after is ", layout.values_after,
-                     ", the CUDA backend wants a slab's values right behind its keys, 0"));
+                     ", the CUDA backend wants 0: a slab's values right behind its keys"));
   }
   const int dims = layout.head_dim;
   if (!(dims == 32 || dims == 64 || dims == 96 || dims == 128)) {

@@ -34,8 +34,8 @@ class CudaBackend final : public Backend {
   absl::StatusOr<KvMemories> CreateKvMemories(const KvMemorySizes& sizes) override;
   absl::StatusOr<std::unique_ptr<LinearWeight>> PrepareLinear(const HostTensor& tensor) override;
   absl::StatusOr<Buffer> PrepareVector(const HostTensor& tensor) override;
-  // INVALID_ARGUMENT unless keys and values are bf16, head_dim is 32, 64, 96 or 128, block_tokens
-  // is 32 or 64, and at most 32 query heads share a kv head.
+  // INVALID_ARGUMENT unless keys and values are bf16 and lie together (values_after is 0), head_dim
+  // is 32, 64, 96 or 128, block_tokens is 32 or 64, and at most 32 query heads share a kv head.
   absl::Status Configure(const KvLayout& layout, int num_heads, const RopeParams& rope,
                          int64_t max_positions) override;
   absl::Status Embed(const LinearWeight& embedding, absl::Span<const int32_t> tokens,
