@@ -1,6 +1,6 @@
 // The CPU backend: vectorised kernels chosen for the processor at run time, threads of its own,
 // weights repacked at load and kept in the precision of the file, activations quantised to int8 for
-// quantised weights, keys and values in bytes (AVX-512) or bf16 (BackendInfo::kv_type).
+// quantised weights, keys and values in bytes (AVX2 and better) or bf16 (BackendInfo::kv_type).
 //
 // What is computed for a row is the same bit for bit whatever else is in the call and however many
 // threads there are; it differs (by rounding) from one instruction set to the next, except for

@@ -15,14 +15,15 @@ namespace {
 #include "engine/backend/cpu/gemm_int8_avx2.inc"
 #include "engine/backend/cpu/kernels_gemm.inc"
 
-// Queries that share the registers with the keys (scores) or the values, and vectors of either.
+// Queries that share the registers with the keys (scores) or the values, and vectors of these.
 constexpr int kQueryRows = 6;
-constexpr int kScoreVectors = 1;
 constexpr int kValueRows = 6;
-constexpr int kValueVectors = 1;
+constexpr int ValueVectors(int queries) { return queries > 3 ? 1 : 2; }
 
 #include "engine/backend/cpu/kernels_attention.inc"
-#include "engine/backend/cpu/attention_pairs.inc"
+#include "engine/backend/cpu/attention_bytes_avx2.inc"
+#include "engine/backend/cpu/attention_bytes.inc"
+#define SLIM_BYTE_KV
 #include "engine/backend/cpu/kernels_table.inc"
 // clang-format on
 

@@ -19,10 +19,11 @@ namespace {
 // Queries that share the registers with the keys (scores) or the values, and vectors of these.
 constexpr int kQueryRows = 12;
 constexpr int kValueRows = 6;
-constexpr int kValueVectors = 4;
+constexpr int ValueVectors(int /*queries*/) { return 4; }
 
 #include "engine/backend/cpu/kernels_attention.inc"
 #include "engine/backend/cpu/attention_bytes_avx512.inc"
+#include "engine/backend/cpu/attention_bytes.inc"
 #define SLIM_PROMPT_ROWS
 #define SLIM_BYTE_KV
 #include "engine/backend/cpu/kernels_table.inc"

@@ -30,6 +30,16 @@ def is_installed(name):
     return (environment_of(name) / "ready").exists()
 
 
+def _error_of(command, environment):
+    """Why a command failed, in a line; None where it did not."""
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode == 0:
+        return None
+    lines = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()] or lines or ["no output"]
+    return errors[-1].strip()
+
+
 def install(name):
     """Makes the environment of requirements/NAME.txt unless it is there; True when it is."""
     requirements = HERE / "requirements" / f"{name}.txt"
@@ -43,17 +53,19 @@ def install(name):
     if shutil.which("ccache"):
         environment["CMAKE_ARGS"] += (" -DCMAKE_C_COMPILER_LAUNCHER=ccache"
                                       " -DCMAKE_CXX_COMPILER_LAUNCHER=ccache")
-    for command in ([sys.executable, "-m", "venv", str(folder)],
-                    [str(python_of(name)), "-m", "pip", "install", "--quiet",
-                     "--disable-pip-version-check", "-r", str(requirements)]):
-        result = subprocess.run(command, env=environment, capture_output=True, text=True,
-                                check=False)
-        if result.returncode != 0:
-            lines = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
-            errors = [line for line in lines if "error" in line.lower()] or lines or ["no output"]
-            folder.mkdir(exist_ok=True)
-            (folder / "failed").write_text(errors[-1].strip()[:300] + "\n", encoding="utf-8")
-            print(f"{name}: {errors[-1]}", file=sys.stderr)
-            return False
+    pip = [str(python_of(name)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    error = _error_of([sys.executable, "-m", "venv", str(folder)], environment) or _error_of(
+        [*pip, "-r", str(requirements)], environment)
+    if error:
+        # What cannot be compiled here may be there as a wheel for every processor.
+        packages = [line for line in requirements.read_text(encoding="utf-8").splitlines()
+                    if line and not line.startswith("-")]
+        print(f"{name}: {error}; trying prebuilt packages", file=sys.stderr, flush=True)
+        error = _error_of([*pip, "--only-binary", ":all:", *packages], environment)
+    if error:
+        folder.mkdir(exist_ok=True)
+        (folder / "failed").write_text(error[:300] + "\n", encoding="utf-8")
+        print(f"{name}: {error}", file=sys.stderr)
+        return False
     ready.write_text(requirements.read_text())
     return True

@@ -61,10 +61,13 @@ class AttentionTest : public testing::TestWithParam<CpuIsa> {
   KvLayout Layout(int block_tokens = 32, int kv_heads = 3, int head_dim = 64) const {
     return SmallLayout(block_tokens, kv_heads, head_dim, KvTypeOf(GetParam()));
   }
-  // With bytes, queries and weights are rounded to bytes too: a score is then off by about one per
-  // cent of |q| |k| / 8, whose product is 8 here at most times. Otherwise only float rounding is
-  // left.
-  float Tolerance() const { return bytes() ? 0.04f : 2e-5f; }
+  // The reference reads the same slabs. Beside AVX-512's bytes, queries and weights are rounded to
+  // bytes too: a score is then off by about one per cent of |q| |k| / 8, whose product is 8 here at
+  // most times. AVX2 rounds them to 14 and 15 bits. Otherwise only float rounding is left.
+  float Tolerance() const {
+    if (GetParam() == CpuIsa::kAvx2) return 5e-4f;
+    return bytes() ? 0.04f : 2e-5f;
+  }
 };
 INSTANTIATE_TEST_SUITE_P(Isa, AttentionTest, testing::ValuesIn(MachineIsas()), IsaTestName);
 

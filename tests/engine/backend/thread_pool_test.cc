@@ -146,7 +146,7 @@ TEST(CpuBackendTest, SaysWhatItChose) {
   EXPECT_EQ(info.name, "cpu");
   EXPECT_EQ(info.isa, std::string(CpuIsaName(SupportedIsas(DetectCpuFeatures()).back())));
   EXPECT_EQ(info.num_threads, 2);
-  EXPECT_EQ(info.kv_type, SupportedIsas(DetectCpuFeatures()).back() >= CpuIsa::kAvx512
+  EXPECT_EQ(info.kv_type, SupportedIsas(DetectCpuFeatures()).back() >= CpuIsa::kAvx2
                               ? KvType::kInt8
                               : KvType::kBF16);
   options.num_threads = -3;
