@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Time to first token through gRPC beside the same prompt length in-process.
 
-    .venv-test/bin/python tests/bench/grpc_ttft.py [--tokens 2039] [--rounds 4] [--runs 5]
+    .venv-test/bin/python tests/bench/grpc_ttft.py [--tokens 2039] [--rounds 12] [--runs 2]
 
 A server and a client on this machine, and sliminfer-bench prefill, by turns: in every round `runs`
-prompts of random tokens, one after the other, then as many in-process. Prints the medians and their
-ratio, dense and pruned. Needs what ./tests/run.sh installs, and the targets sliminfer-server and
-sliminfer-bench."""
+prompts of random tokens through gRPC and as many in-process, dense and pruned; who comes first
+changes from round to round. Prints every round's medians, the ratio of the medians of all rounds
+with the quartiles of the rounds' ratios, and how much of a first token's time the server did not
+spend computing (the client's time less Timing.prefill_seconds): that alone is what gRPC, queue and
+client cost, the rest of the ratio is how evenly the machine runs. Needs what ./tests/run.sh
+installs, and the targets sliminfer-server and sliminfer-bench."""
 
 import argparse
 import pathlib
@@ -25,6 +28,7 @@ MODES = {"profile": pb.PruningOptions.PROFILE, "off": pb.PruningOptions.OFF}
 
 
 def through_grpc(server, tokens, mode, draw):
+    """Seconds to the first token, and how many of them were not spent in the engine."""
     message = pb.GenerateRequest(bypass_prefix_cache=True)
     message.token_ids.ids.extend(draw.randrange(100, 49000) for _ in range(tokens))
     message.sampling.temperature = 0
@@ -32,10 +36,13 @@ def through_grpc(server, tokens, mode, draw):
     message.stopping.ignore_eos = True
     message.pruning.mode = MODES[mode]
     begin = time.perf_counter()
+    first = None
     for event in server.inference.Generate(message):
-        if event.WhichOneof("event") == "delta":
-            return time.perf_counter() - begin
-    raise RuntimeError("the stream ended without a token")
+        if first is None and event.WhichOneof("event") == "delta":
+            first = time.perf_counter() - begin
+        if first is not None and event.WhichOneof("event") == "finished":
+            return first, first - event.finished.timing.prefill_seconds
+    raise RuntimeError("the stream ended without a token or without its report")
 
 
 def in_process(tokens, mode, runs):
@@ -50,27 +57,40 @@ def in_process(tokens, mode, runs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--tokens", type=int, default=2039)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--runs", type=int, default=2)
     options = parser.parse_args()
+    if options.rounds < 2 or options.runs < 1:
+        parser.error("--rounds is at least 2, --runs at least 1")
     draw = random.Random(1)
     server = Server()
-    ratios = {mode: [] for mode in MODES}
+    remotes, locals_, outside = ({mode: [] for mode in MODES} for _ in range(3))
     try:
         for mode in MODES:
             through_grpc(server, options.tokens, mode, draw)
         for turn in range(options.rounds):
             for mode in MODES:
-                remote = statistics.median(through_grpc(server, options.tokens, mode, draw)
-                                           for _ in range(options.runs))
-                local = in_process(options.tokens, mode, options.runs)
-                ratios[mode].append(remote / local)
-                print(f"round {turn + 1}  pruning {mode:8s} gRPC {remote:.3f} s  in-process "
+                if turn % 2 == 1:
+                    locals_[mode].append(in_process(options.tokens, mode, options.runs))
+                times = [through_grpc(server, options.tokens, mode, draw)
+                         for _ in range(options.runs)]
+                remotes[mode].append(statistics.median(first for first, _ in times))
+                outside[mode] += [rest for _, rest in times]
+                if turn % 2 == 0:
+                    locals_[mode].append(in_process(options.tokens, mode, options.runs))
+                remote, local = remotes[mode][-1], locals_[mode][-1]
+                print(f"round {turn + 1:2d}  pruning {mode:8s} gRPC {remote:.3f} s  in-process "
                       f"{local:.3f} s  ratio {remote / local:.3f}", flush=True)
     finally:
         server.stop()
-    for mode, values in ratios.items():
-        print(f"pruning {mode:8s} median ratio {statistics.median(values):.3f}")
+    for mode in MODES:
+        remote, local = statistics.median(remotes[mode]), statistics.median(locals_[mode])
+        ratios = [a / b for a, b in zip(remotes[mode], locals_[mode])]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        rest = statistics.median(outside[mode])
+        print(f"pruning {mode:8s} gRPC {remote:.3f} s  in-process {local:.3f} s  ratio "
+              f"{remote / local:.3f} (rounds {low:.3f} to {high:.3f})  outside the engine "
+              f"{1000 * rest:.1f} ms = {100 * rest / remote:.1f} %")
 
 
 if __name__ == "__main__":
