@@ -235,9 +235,7 @@ inline std::vector<int32_t> BlockRange(int32_t count) {
 }
 
 // What the kernels of an instruction set keep keys and values as.
-inline KvType KvTypeOf(CpuIsa isa) {
-  return isa >= CpuIsa::kAvx2 ? KvType::kInt8 : KvType::kBF16;
-}
+inline KvType KvTypeOf(CpuIsa isa) { return isa >= CpuIsa::kAvx2 ? KvType::kInt8 : KvType::kBF16; }
 
 // The best of this machine that keeps bf16, as devices do.
 inline CpuIsa Bf16Isa() {
