@@ -150,9 +150,9 @@ absl::Status CpuBackend::Configure(const KvLayout& layout, int num_heads, const 
         "keys and values are kept as ", KvTypeName(info_.kv_type), " by these kernels (", info_.isa,
         "), asked for was ", KvTypeName(layout.type)));
   }
-  if (!(layout.head_dim > 0 && layout.head_dim % 16 == 0 && layout.head_dim <= 1024)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("head_dim is ", layout.head_dim, ", allowed are multiples of 16 up to 1024"));
+  if (!(layout.head_dim > 0 && layout.head_dim % 16 == 0 && layout.head_dim <= kMostHeadDims)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "head_dim is ", layout.head_dim, ", allowed are multiples of 16 up to ", kMostHeadDims));
   }
   const int tokens = layout.block_tokens;
   if (!(tokens >= 32 && tokens <= 512 && (tokens & (tokens - 1)) == 0)) {

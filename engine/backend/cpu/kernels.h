@@ -104,11 +104,13 @@ constexpr int64_t GemmScratchBytes(int64_t inputs) {
 // Attention. A *query* is one head of one row; queries that share a kv head run together.
 // Scores are in units of log2: the scale that is folded into the queries includes log2(e).
 
-// What a query in bytes comes with: score = scale * key scale * (start + sum of products).
+// What a query in whole numbers comes with, for keys in bytes: score = scale * key scale * (start +
+// sum of products).
 struct QueryBytes {
   float scale = 0;
-  int32_t start = 0;  // -128 * sum of the query's bytes, as keys are stored plus 128
+  int32_t start = 0;  // -128 * sum of the query's numbers, as keys are stored plus 128
 };
+inline constexpr int kMostHeadDims = 1024;  // CpuBackend::Configure
 
 // Keys and values of one kv head of a page in bytes (KvType::kInt8, kvcache/int8_kv.h).
 struct ByteKv {
@@ -131,7 +133,7 @@ struct AttentionSpanArgs {
   int64_t value_offset_bytes = 0;
   int64_t key_scale_offset_bytes = 0;  // bytes: of its first token's scale
   int64_t value_scale_offset_bytes = 0;
-  int64_t part_bytes = 0;  // of all keys, or of all values, of a page
+  int64_t part_bytes = 0;  // bf16: of all keys, or of all values, of a page
   int block_tokens = 0;
   int head_dim = 0;
   int span_tokens = 0;  // tokens of a whole span, the stride of the scratch rows

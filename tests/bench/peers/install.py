@@ -30,6 +30,11 @@ def is_installed(name):
     return (environment_of(name) / "ready").exists()
 
 
+def is_prebuilt(name):
+    """Whether it could not be compiled for this processor, and a package made elsewhere runs."""
+    return (environment_of(name) / "prebuilt").exists()
+
+
 def _error_of(command, environment):
     """Why a command failed, in a line; None where it did not."""
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -54,14 +59,18 @@ def install(name):
         environment["CMAKE_ARGS"] += (" -DCMAKE_C_COMPILER_LAUNCHER=ccache"
                                       " -DCMAKE_CXX_COMPILER_LAUNCHER=ccache")
     pip = [str(python_of(name)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    error = _error_of([sys.executable, "-m", "venv", str(folder)], environment) or _error_of(
-        [*pip, "-r", str(requirements)], environment)
-    if error:
-        # What cannot be compiled here may be there as a wheel for every processor.
-        packages = [line for line in requirements.read_text(encoding="utf-8").splitlines()
-                    if line and not line.startswith("-")]
-        print(f"{name}: {error}; trying prebuilt packages", file=sys.stderr, flush=True)
-        error = _error_of([*pip, "--only-binary", ":all:", *packages], environment)
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    error = _error_of([sys.executable, "-m", "venv", str(folder)], environment)
+    if error is None:
+        error = _error_of([*pip, "-r", str(requirements)], environment)
+        if error and any(line.startswith("--no-binary") for line in lines):
+            # What cannot be compiled here may be there as a package for every processor.
+            print(f"{name}: {error}; trying a prebuilt package", file=sys.stderr, flush=True)
+            packages = [line for line in lines if line and not line.startswith("-")]
+            second = _error_of([*pip, "--only-binary", ":all:", *packages], environment)
+            if second is None:
+                (folder / "prebuilt").write_text(error + "\n", encoding="utf-8")
+            error = second and f"{error}; prebuilt: {second}"
     if error:
         folder.mkdir(exist_ok=True)
         (folder / "failed").write_text(error[:300] + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 // the machine, against the plain reference over the same slabs and against themselves.
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "tests/engine/backend/op_fixtures.h"
@@ -120,9 +121,10 @@ TEST_P(AttentionTest, SingleRowsOfEveryHeadShapeAgreeWithTheReference) {
   struct Heads {
     int heads, kv_heads, head_dim, block_tokens;
   };
-  for (const Heads& h : {Heads{4, 2, 16, 32}, Heads{5, 1, 80, 32}, Heads{8, 2, 128, 32},
-                         Heads{8, 2, 128, 128}, Heads{26, 2, 48, 32}, Heads{2, 2, 256, 64},
-                         Heads{2, 1, 512, 32}, Heads{2, 2, 528, 32}, Heads{3, 1, 64, 512}}) {
+  for (const Heads& h :
+       {Heads{4, 2, 16, 32}, Heads{5, 1, 80, 32}, Heads{8, 2, 128, 32}, Heads{8, 2, 128, 128},
+        Heads{26, 2, 48, 32}, Heads{2, 2, 256, 64}, Heads{2, 1, 512, 32}, Heads{2, 2, 528, 32},
+        Heads{3, 1, 64, 512}, Heads{6, 2, 80, 32}}) {
     const KvLayout layout = Layout(h.block_tokens, h.kv_heads, h.head_dim);
     for (const int tokens : {2047, 2048, 2081, 2120}) {
       PagedKv kv(layout, BlockRange((tokens + h.block_tokens - 1) / h.block_tokens));
@@ -304,6 +306,87 @@ TEST_P(AttentionTest, NanQueriesAndKeysGiveNan) {
   EXPECT_FALSE(std::isnan(poisoned[3 * 64]));  // another kv head
 }
 
+// The rows at and behind a token whose key or value is NaN are NaN, in its kv head, and no other;
+// also where its span is not their last one.
+TEST_P(AttentionTest, NanOfATokenStaysWithTheRowsThatSeeIt) {
+  if (!bytes()) GTEST_SKIP() << "bf16 multiplies what is not visible with zero";
+  auto backend = MakeCpu(GetParam());
+  const KvLayout layout = Layout(32);
+  const int64_t width = kHeads * 64;
+  for (const bool in_key : {true, false}) {
+    PagedKv kv(layout, BlockRange(20));
+    kv.Fill(640, 5);
+    std::vector<float> vector = in_key ? kv.Key(1, 1, 6) : kv.Value(1, 1, 6);
+    vector[3] = std::numeric_limits<float>::quiet_NaN();
+    in_key ? kv.SetKey(1, 1, 6, vector) : kv.SetValue(1, 1, 6, vector);
+    const Part part = RandomPart(kv, {36, 37, 38, 39, 600}, width, 6);  // the token is at 38
+    const auto out = Attend(*backend, layout, kHeads, {part});
+    for (int64_t row = 0; row < 5; ++row) {
+      for (int64_t i = 0; i < width; ++i) {
+        const bool sees = row >= 2 && i / 64 / 3 == 1;
+        ASSERT_EQ(std::isnan(out[row * width + i]), sees) << in_key << " " << row << " " << i;
+      }
+    }
+  }
+}
+
+// Slots behind a row's position may hold what another sequence left there.
+TEST_P(AttentionTest, AnythingMayLieInSlotsThatNoRowSees) {
+  if (!bytes()) GTEST_SKIP() << "bf16 multiplies what is not visible with zero";
+  auto backend = MakeCpu(GetParam());
+  const KvLayout layout = Layout(32);
+  const int64_t width = kHeads * 64;
+  for (const int32_t position : {0, 31, 40, 69, 2100}) {
+    const auto blocks = static_cast<int32_t>(position / 32 + 1);
+    PagedKv clean(layout, BlockRange(blocks)), stale(layout, BlockRange(blocks));
+    for (void* slab : stale.slabs()) std::memset(slab, 0xff, layout.slab_bytes());
+    clean.Fill(position + 1, 5);
+    stale.Fill(position + 1, 5);
+    const auto x = Attend(*backend, layout, kHeads, {RandomPart(clean, {position}, width, 6)});
+    const auto y = Attend(*backend, layout, kHeads, {RandomPart(stale, {position}, width, 6)});
+    EXPECT_TRUE(SameBits(x.data(), y.data(), width)) << position;
+  }
+}
+
+TEST_P(AttentionTest, ExtremeNumbersStayExact) {
+  auto backend = MakeCpu(GetParam());
+  auto reference = MakeReference();
+  // No score differs from another: the sums of values are as large as they can get.
+  const KvLayout small = Layout(32);
+  PagedKv same(small, BlockRange(32));
+  for (int block = 0; block < 32; ++block) {
+    for (int h = 0; h < small.num_kv_heads; ++h) {
+      for (int slot = 0; slot < 32; ++slot) {
+        same.SetKey(block, h, slot, std::vector<float>(64, 1.0f));
+        same.SetValue(block, h, slot, std::vector<float>(64, 1.0f));
+      }
+    }
+  }
+  Part zeros = RandomPart(same, {511, 1023}, kHeads * 64, 6);
+  std::fill(zeros.q.begin(), zeros.q.end(), 0.0f);
+  for (const float v : Attend(*backend, small, kHeads, {zeros})) EXPECT_NEAR(v, 1.0f, 1e-3f);
+  // One channel of every 64: rotated, all numbers of keys and queries are the largest there are.
+  const KvLayout large = Layout(32, 1, 1024);
+  PagedKv kv(large, BlockRange(2));
+  kv.Fill(64, 7);
+  std::vector<float> impulses(1024);
+  for (int d = 0; d < 1024; d += 64) impulses[d] = 1.0f;
+  for (int slot = 0; slot < 64; ++slot) {
+    std::vector<float> key = impulses;
+    for (float& k : key) k *= slot % 3 == 0 ? -1.0f : 1.0f;
+    kv.SetKey(slot / 32, 0, slot % 32, key);
+  }
+  Part part = RandomPart(kv, {40, 63}, 1024, 6);
+  std::copy(impulses.begin(), impulses.end(), part.q.begin());
+  part.q[1024] = std::numeric_limits<float>::quiet_NaN();
+  const auto got = Attend(*backend, large, 1, {part});
+  const auto want = Attend(*reference, large, 1, {part});
+  for (int d = 0; d < 1024; ++d) {
+    ASSERT_NEAR(got[d], want[d], Tolerance()) << d;
+    ASSERT_TRUE(std::isnan(got[1024 + d])) << d;
+  }
+}
+
 TEST_P(AttentionTest, LargeScoresDoNotOverflow) {
   auto backend = MakeCpu(GetParam());
   auto reference = MakeReference();
@@ -387,7 +470,7 @@ TEST_P(RopeTest, StoresKeysAndValuesWhereTheLayoutSays) {
 TEST_P(RopeTest, BytesAreThoseOfThePlainLoops) {
   if (KvTypeOf(GetParam()) != KvType::kInt8) GTEST_SKIP() << "these kernels keep bf16";
   auto backend = MakeCpu(GetParam());
-  for (const int head_dim : {16, 32, 48, 64, 80, 128, 192}) {
+  for (const int head_dim : {16, 32, 48, 64, 80, 128, 192, 1024}) {
     const KvLayout layout = SmallLayout(32, 2, head_dim, KvType::kInt8);
     RopeParams rope = SmallRope(head_dim);
     rope.rotary_dims = 0;

@@ -128,7 +128,7 @@ TEST(CudaScoreArithTest, WindowScoresHaveTheBitsOfTheCpuBackend) {
     positions.push_back(static_cast<int32_t>(num_tokens) - window + w);
 
   std::vector<float> want(3), got(3, 0.0f);
-  auto cpu = MakeCpu(Bf16Isa());
+  auto cpu = MakeCpu(kBf16Isa);
   ASSERT_TRUE(cpu->Configure(layout, heads, SmallRope(dims), 2048).ok());
   BlockScoreArgs args;
   args.queries = ViewOf(queries, window);

@@ -21,7 +21,7 @@ class DeviceConformanceTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     CpuBackendOptions cpu;
-    cpu.isa = Bf16Isa();
+    cpu.isa = kBf16Isa;
     absl::StatusOr<std::unique_ptr<Backend>> device =
         GetParam() == "cuda" ? CreateCudaBackend() : CpuBackend::Create(cpu);
     if (!device.ok()) GTEST_SKIP() << device.status();

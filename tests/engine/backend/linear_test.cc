@@ -419,7 +419,7 @@ TEST_P(LinearTest, RowsDoNotDependOnTheirBatchNorOnThreads) {
       const auto again = RunLinear(*several, w, x, rows, Kind::kSwiGlu, &up);
       EXPECT_TRUE(SameBits(whole.data(), again.data(), rows * outputs));
     }
-    for (const int64_t count : {1, 2, 3, 5, 8, 12, 13, 16, 17, 70}) {
+    for (const int64_t count : {1, 2, 3, 5, 8, 12, 13, 16, 17, 25, 32, 33, 34, 37, 70}) {
       const int64_t first = 11;
       std::vector<float> part(x.begin() + first * inputs, x.begin() + (first + count) * inputs);
       std::vector<float> part_up(up.begin() + first * inputs,

@@ -237,12 +237,8 @@ inline std::vector<int32_t> BlockRange(int32_t count) {
 // What the kernels of an instruction set keep keys and values as.
 inline KvType KvTypeOf(CpuIsa isa) { return isa >= CpuIsa::kAvx2 ? KvType::kInt8 : KvType::kBF16; }
 
-// The best of this machine that keeps bf16, as devices do.
-inline CpuIsa Bf16Isa() {
-  std::vector<CpuIsa> isas = MachineIsas();
-  while (KvTypeOf(isas.back()) != KvType::kBF16) isas.pop_back();
-  return isas.back();
-}
+// The kernels that keep bf16, as devices do.
+constexpr CpuIsa kBf16Isa = CpuIsa::kPortable;
 
 inline KvLayout SmallLayout(int block_tokens = 32, int kv_heads = 3, int head_dim = 64,
                             KvType type = KvType::kBF16) {
