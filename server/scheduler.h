@@ -48,7 +48,7 @@ struct SchedulerOptions {
   // While one request is alone, and no step of the last `company_memory` found several, its steps
   // are up to so many times as large, if they are likely to end within `lone_step_time`. 1: never.
   double lone_step_factor = 4;
-  absl::Duration lone_step_time = absl::Milliseconds(500);
+  absl::Duration lone_step_time = absl::Milliseconds(750);
   absl::Duration company_memory = absl::Seconds(10);
   int max_bypasses = 16;  // later requests that may pass one waiting for KV room
 };

@@ -5,11 +5,13 @@
 
 A server and a client on this machine, and sliminfer-bench prefill, by turns: in every round `runs`
 prompts of random tokens through gRPC and as many in-process, dense and pruned; who comes first
-changes from round to round. Prints every round's medians, the ratio of the medians of all rounds
-with the quartiles of the rounds' ratios, and how much of a first token's time the server did not
-spend computing (the client's time less Timing.prefill_seconds): that alone is what gRPC, queue and
-client cost, the rest of the ratio is how evenly the machine runs. Needs what ./tests/run.sh
-installs, and the targets sliminfer-server and sliminfer-bench."""
+changes from round to round. Both sides get a new process for every measurement and one prompt to
+warm up. Prints every round's medians, the ratio of the medians of all rounds with the quartiles of
+the rounds' ratios, and how much of a first token's time the server did not spend computing (the
+client's time less Timing.prefill_seconds): that alone is what gRPC, queue and client cost. The rest
+of the ratio is the size of the server's steps (SchedulerOptions::lone_step_time) and how evenly the
+machine runs. Needs what ./tests/run.sh installs, and the targets sliminfer-server and
+sliminfer-bench."""
 
 import argparse
 import pathlib
@@ -45,6 +47,16 @@ def through_grpc(server, tokens, mode, draw):
     raise RuntimeError("the stream ended without a token or without its report")
 
 
+def served(tokens, mode, runs, draw):
+    """through_grpc of `runs` prompts, from a server of their own that is warm."""
+    server = Server()
+    try:
+        through_grpc(server, tokens, mode, draw)
+        return [through_grpc(server, tokens, mode, draw) for _ in range(runs)]
+    finally:
+        server.stop()
+
+
 def in_process(tokens, mode, runs):
     output = subprocess.run(
         [BUILD / "bin" / "sliminfer-bench", "prefill", "--model", MODEL, "--lengths", str(tokens),
@@ -63,26 +75,19 @@ def main():
     if options.rounds < 2 or options.runs < 1:
         parser.error("--rounds is at least 2, --runs at least 1")
     draw = random.Random(1)
-    server = Server()
     remotes, locals_, outside = ({mode: [] for mode in MODES} for _ in range(3))
-    try:
+    for turn in range(options.rounds):
         for mode in MODES:
-            through_grpc(server, options.tokens, mode, draw)
-        for turn in range(options.rounds):
-            for mode in MODES:
-                if turn % 2 == 1:
-                    locals_[mode].append(in_process(options.tokens, mode, options.runs))
-                times = [through_grpc(server, options.tokens, mode, draw)
-                         for _ in range(options.runs)]
-                remotes[mode].append(statistics.median(first for first, _ in times))
-                outside[mode] += [rest for _, rest in times]
-                if turn % 2 == 0:
-                    locals_[mode].append(in_process(options.tokens, mode, options.runs))
-                remote, local = remotes[mode][-1], locals_[mode][-1]
-                print(f"round {turn + 1:2d}  pruning {mode:8s} gRPC {remote:.3f} s  in-process "
-                      f"{local:.3f} s  ratio {remote / local:.3f}", flush=True)
-    finally:
-        server.stop()
+            if turn % 2 == 1:
+                locals_[mode].append(in_process(options.tokens, mode, options.runs))
+            times = served(options.tokens, mode, options.runs, draw)
+            remotes[mode].append(statistics.median(first for first, _ in times))
+            outside[mode] += [rest for _, rest in times]
+            if turn % 2 == 0:
+                locals_[mode].append(in_process(options.tokens, mode, options.runs))
+            remote, local = remotes[mode][-1], locals_[mode][-1]
+            print(f"round {turn + 1:2d}  pruning {mode:8s} gRPC {remote:.3f} s  in-process "
+                  f"{local:.3f} s  ratio {remote / local:.3f}", flush=True)
     for mode in MODES:
         remote, local = statistics.median(remotes[mode]), statistics.median(locals_[mode])
         ratios = [a / b for a, b in zip(remotes[mode], locals_[mode])]
