@@ -267,16 +267,19 @@ class Run:
                                   "--runs", str(options.runs)):
                 self.add("SlimInfer", row["pruning"], "prefill", length,
                          [row["ttft_seconds_median"]])
-            # Freed after each length: both engines hold their weights on the one device.
-            model = Model(GEOMETRIES[options.geometry], None)
-            for name, attend in kernels.items():
-                model.attend = attend
-                self._try("PyTorch", name, "prefill", length,
-                          lambda: prefill_seconds(model, length, options.runs))
-            del model
+            # Each frees its model when it returns: all engines share the one device.
+            self._pytorch(kernels, length)
             self._transformers(length)
+            torch.cuda.empty_cache()
         if options.decode_context > 0:
             self._decode(kernels)
+
+    def _pytorch(self, kernels, length):
+        model = Model(GEOMETRIES[self._options.geometry], None)
+        for name, attend in kernels.items():
+            model.attend = attend
+            self._try("PyTorch", name, "prefill", length,
+                      lambda: prefill_seconds(model, length, self._options.runs))
 
     def _transformers(self, length):
         import torch
@@ -291,8 +294,6 @@ class Run:
         self._try("transformers", "sdpa", "prefill", length,
                   lambda: timed(lambda: model(input_ids=tokens, use_cache=True, logits_to_keep=1),
                                 self._options.runs))
-        del model
-        torch.cuda.empty_cache()
 
     def _decode(self, kernels):
         options = self._options

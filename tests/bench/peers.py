@@ -149,7 +149,8 @@ class Run:
                                  capacity_tokens=measures.capacity_tokens(self._cells))
         entry = self.result["engines"][name]
         entry["settings"] = answer["settings"]
-        if engine.environment and install.is_prebuilt(engine.environment):
+        environment = ENGINES[name].environment
+        if environment and install.is_prebuilt(environment):
             entry["settings"] += ", prebuilt package"
         if "machine" in answer:
             self.result["machine"].update(isa=answer["machine"]["isa"],

@@ -5,7 +5,7 @@ import time
 
 import grpc
 import pytest
-from conftest import long_text, pb, reason, request
+from conftest import long_text, reason, request
 from sliminfer.v1 import control_pb2 as cpb
 
 

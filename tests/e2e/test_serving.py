@@ -5,11 +5,10 @@ import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from conftest import BUILD, ROOT, long_text, pb, request
+from conftest import ROOT, long_text, pb, request
 from sliminfer.v1 import control_pb2 as cpb
 
 

@@ -1,6 +1,9 @@
 """Checks of the sources: who includes whom, constructs that have no place here, sizes."""
 
+import io
 import re
+
+from pyflakes import api, reporter
 
 # Who may include whom, of our own headers; the first entry whose folder holds the file counts.
 OURS = [
@@ -72,12 +75,21 @@ def check_text(name, text):
     return problems
 
 
+def check_python(name, text):
+    """Names that are not defined, or not used: an interpreter finds them only where it runs."""
+    found = io.StringIO()
+    api.check(text, name, reporter.Reporter(found, found))
+    return found.getvalue().splitlines()
+
+
 def check(root):
     problems = []
-    for folder in ("engine", "kvcache", "server", "tools", "tests"):
+    for folder in ("deploy", "engine", "kvcache", "server", "tools", "tests"):
         for path in sorted((root / folder).rglob("*")):
             if path.suffix in (".h", ".cc", ".cu", ".cuh") and path.is_file():
                 problems += check_text(str(path.relative_to(root)), path.read_text())
+        for path in sorted((root / folder).rglob("*.py")):
+            problems += check_python(str(path.relative_to(root)), path.read_text())
     for path in [*root.glob("CMake*"), *root.rglob("CMakeLists.txt")]:
         if not path.relative_to(root).parts[0].startswith(("build", ".")):
             text = path.read_text()

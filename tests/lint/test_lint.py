@@ -52,6 +52,21 @@ def test_what_is_right_passes(name, include):
     assert sources.check_text(name, f'#include "{include}"\n') == []
 
 
+@pytest.mark.parametrize("text,expected", [
+    ("def f():\n    return engine.name\n", "undefined name 'engine'"),
+    ("import os\n", "'os' imported but unused"),
+    ("def f(:\n", "invalid syntax"),
+])
+def test_python_that_cannot_work_is_found(text, expected):
+    problems = sources.check_python("tests/bench/peers.py", text)
+    assert problems[0].startswith("tests/bench/peers.py:")
+    assert expected in problems[0]
+
+
+def test_python_that_works_passes():
+    assert sources.check_python("x.py", "import os\n\nprint(os.name)\n") == []
+
+
 def test_the_metrics_are_read_from_the_sources():
     known = deployment.exported(ROOT)
     assert {"sliminfer_requests_total", "sliminfer_kv_cache_blocks", "process_open_fds",

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -34,24 +35,41 @@ class ReferenceWeight final : public LinearWeight {
   std::vector<float> values;  // [outputs, inputs]
 };
 
-// out[r, n] for rows [begin, end): four rows at a time share each weight, summed in eight lanes so
-// that the compiler can use vectors.
+using Float4 = float __attribute__((vector_size(16)));
+using Double2 = double __attribute__((vector_size(16)));
+
+// a . b, in lanes so that the compiler uses vectors of sixteen bytes, as every processor has them.
+template <typename T>
+double Dot(const T* a, const T* b, int64_t count) {
+  using Lanes = std::conditional_t<std::is_same_v<T, float>, Float4, Double2>;
+  constexpr int kLanes = 16 / sizeof(T), kVectors = 4;
+  Lanes sums[kVectors] = {};
+  int64_t k = 0;
+  for (; k + kLanes * kVectors <= count; k += kLanes * kVectors) {
+    for (int i = 0; i < kVectors; ++i) {
+      Lanes x, y;
+      std::memcpy(&x, a + k + i * kLanes, sizeof(x));
+      std::memcpy(&y, b + k + i * kLanes, sizeof(y));
+      sums[i] += x * y;
+    }
+  }
+  double sum = 0;
+  for (const Lanes& lanes : sums) {
+    for (int i = 0; i < kLanes; ++i) sum += lanes[i];
+  }
+  for (; k < count; ++k) sum += double{a[k]} * b[k];
+  return sum;
+}
+
+// out[r, n] for rows [begin, end), some at a time: those stay in the nearest cache.
 void MultiplyRows(const float* x, const float* w, float* out, int64_t begin, int64_t end,
                   int64_t inputs, int64_t outputs) {
-  constexpr int kLanes = 8;
-  for (int64_t n = 0; n < outputs; ++n) {
-    const float* weight = w + n * inputs;
-    for (int64_t r = begin; r < end; ++r) {
-      const float* row = x + r * inputs;
-      float lanes[kLanes] = {};
-      int64_t k = 0;
-      for (; k + kLanes <= inputs; k += kLanes) {
-        for (int i = 0; i < kLanes; ++i) lanes[i] += row[k + i] * weight[k + i];
+  constexpr int64_t kRows = 8;
+  for (int64_t first = begin; first < end; first += kRows) {
+    for (int64_t n = 0; n < outputs; ++n) {
+      for (int64_t r = first; r < std::min(end, first + kRows); ++r) {
+        out[r * outputs + n] = static_cast<float>(Dot(x + r * inputs, w + n * inputs, inputs));
       }
-      double sum = 0;
-      for (const float lane : lanes) sum += lane;
-      for (; k < inputs; ++k) sum += double{row[k]} * weight[k];
-      out[r * outputs + n] = static_cast<float>(sum);
     }
   }
 }
@@ -167,15 +185,21 @@ class ReferenceBackend final : public Backend {
 
   absl::Status Attention(TensorView q, absl::Span<const int32_t> positions,
                          absl::Span<const AttentionSequence> sequences, TensorView out) override {
+    const int group = num_heads_ / layout_.num_kv_heads;
     for (const AttentionSequence& sequence : sequences) {
-      SplitRows(sequence.num_rows, [&](int64_t begin, int64_t end) {
-        for (int64_t r = sequence.first_row + begin; r < sequence.first_row + end; ++r) {
-          for (int h = 0; h < num_heads_; ++h) {
-            const int64_t at = r * q.cols + h * layout_.head_dim;
-            AttendHead(q.f32() + at, h, positions[r], sequence, out.f32() + at);
+      const auto rows = positions.subspan(sequence.first_row, sequence.num_rows);
+      const int32_t last = rows.empty() ? -1 : *std::max_element(rows.begin(), rows.end());
+      for (int kv_head = 0; kv_head < layout_.num_kv_heads; ++kv_head) {
+        const HeadTokens tokens = TokensUpTo(last, kv_head, sequence);
+        SplitRows(sequence.num_rows, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            for (int h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+              const int64_t at = (sequence.first_row + i) * q.cols + h * layout_.head_dim;
+              AttendHead(q.f32() + at, rows[i], tokens, out.f32() + at);
+            }
           }
-        }
-      });
+        });
+      }
     }
     return absl::OkStatus();
   }
@@ -272,32 +296,48 @@ class ReferenceBackend final : public Backend {
     }
   }
 
-  void AttendHead(const float* q, int head, int32_t position, const AttentionSequence& sequence,
-                  float* out) const {
-    const int kv = head / (num_heads_ / layout_.num_kv_heads);
-    const int B = layout_.block_tokens, D = layout_.head_dim;
+  // Of one KV head, in the order of the slabs.
+  struct HeadTokens {
+    std::vector<int32_t> positions;
+    std::vector<double> keys, values;  // [positions.size(), head_dim]
+  };
+
+  HeadTokens TokensUpTo(int32_t last, int kv_head, const AttentionSequence& sequence) const {
+    const int B = layout_.block_tokens;
+    HeadTokens tokens;
+    for (size_t p = 0; p < sequence.slabs.size(); ++p) {
+      for (int slot = 0; slot < B && sequence.block_ids[p] * B + slot <= last; ++slot) {
+        tokens.positions.push_back(sequence.block_ids[p] * B + slot);
+        const std::vector<float> key = Key(sequence.slabs[p], kv_head, slot);
+        tokens.keys.insert(tokens.keys.end(), key.begin(), key.end());
+        const std::vector<float> value = Value(sequence.slabs[p], kv_head, slot);
+        tokens.values.insert(tokens.values.end(), value.begin(), value.end());
+      }
+    }
+    return tokens;
+  }
+
+  void AttendHead(const float* q, int32_t position, const HeadTokens& tokens, float* out) const {
+    const int D = layout_.head_dim;
+    const std::vector<double> query(q, q + D);
+    std::vector<size_t> seen;
     std::vector<double> weights;
     double largest = -std::numeric_limits<double>::infinity();
-    for (size_t p = 0; p < sequence.slabs.size(); ++p) {
-      for (int slot = 0; slot < B && sequence.block_ids[p] * B + slot <= position; ++slot) {
-        double dot = 0;
-        const std::vector<float> key = Key(sequence.slabs[p], kv, slot);
-        for (int d = 0; d < D; ++d) dot += double{q[d]} * key[d];
-        weights.push_back(dot / std::sqrt(static_cast<double>(D)));
-        largest = std::max(largest, weights.back());
-      }
+    for (size_t t = 0; t < tokens.positions.size(); ++t) {
+      if (tokens.positions[t] > position) continue;
+      seen.push_back(t);
+      weights.push_back(Dot(query.data(), &tokens.keys[t * D], D) /
+                        std::sqrt(static_cast<double>(D)));
+      largest = std::max(largest, weights.back());
     }
     double sum = 0;
     for (double& weight : weights) sum += weight = std::exp(weight - largest);
-    std::vector<double> value(D, 0.0);
-    size_t i = 0;
-    for (size_t p = 0; p < sequence.slabs.size(); ++p) {
-      for (int slot = 0; slot < B && sequence.block_ids[p] * B + slot <= position; ++slot, ++i) {
-        const std::vector<float> one = Value(sequence.slabs[p], kv, slot);
-        for (int d = 0; d < D; ++d) value[d] += weights[i] * one[d];
-      }
+    std::vector<double> result(D, 0.0);
+    for (size_t i = 0; i < seen.size(); ++i) {
+      const double* value = &tokens.values[seen[i] * D];
+      for (int d = 0; d < D; ++d) result[d] += weights[i] * value[d];
     }
-    for (int d = 0; d < D; ++d) out[d] = static_cast<float>(value[d] / sum);
+    for (int d = 0; d < D; ++d) out[d] = static_cast<float>(result[d] / sum);
   }
 
   // The formulas of engine/prune/block_scorer.h in double.

@@ -141,7 +141,6 @@ void RunSpan(const Call& call, const AttentionTask& task, int span, TileScratch&
   args.value_offset_bytes = layout.value_head_offset(task.kv_head) * layout.element_bytes();
   args.key_scale_offset_bytes = layout.key_scale_offset(task.kv_head, 0);
   args.value_scale_offset_bytes = layout.value_scale_offset(task.kv_head, 0);
-  args.part_bytes = layout.key_elements() * layout.element_bytes();
   args.block_tokens = layout.block_tokens;
   args.head_dim = layout.head_dim;
   args.span_tokens = kSpanTokens;

@@ -133,16 +133,14 @@ struct AttentionSpanArgs {
   int64_t value_offset_bytes = 0;
   int64_t key_scale_offset_bytes = 0;  // bytes: of its first token's scale
   int64_t value_scale_offset_bytes = 0;
-  int64_t part_bytes = 0;  // bf16: of all keys, or of all values, of a page
   int block_tokens = 0;
   int head_dim = 0;
   int span_tokens = 0;  // tokens of a whole span, the stride of the scratch rows
-  // Set by attention_span_all_heads. What to prefetch, in bytes from what is read: bf16 one and two
-  // heads further, bytes (head_ahead) the same head of the next page.
-  int64_t head_ahead = 0, two_heads_ahead = 0;
-  bool add_values = false;  // bf16: continue the sums in `out`
+  // Bytes, set by attention_span_all_heads: what to prefetch, the same head of the next page, in
+  // bytes from what is read.
+  int64_t head_ahead = 0;
   float* scores = nullptr;  // scratch [kAttentionQueryBlock or num_queries, span_tokens]
-  // Scratch [kAttentionQueryBlock or num_queries, span_tokens] of 4 bytes.
+  // Bytes: scratch [kAttentionQueryBlock or num_queries, span_tokens] of 4 bytes.
   void* weights = nullptr;
   float* max = nullptr;  // results, [num_queries]; -infinity where nothing is visible
   float* sum = nullptr;  // [num_queries]

@@ -14,15 +14,8 @@ namespace {
 #include "engine/backend/cpu/kernels_finish.inc"
 #include "engine/backend/cpu/gemm_int8_portable.inc"
 #include "engine/backend/cpu/kernels_gemm.inc"
-
-// Queries that share the registers with the keys (scores) or the values, and vectors of either.
-constexpr int kQueryRows = 1;
-constexpr int kScoreVectors = 1;
-constexpr int kValueRows = 1;
-constexpr int kValueVectors = 1;
-
 #include "engine/backend/cpu/kernels_attention.inc"
-#include "engine/backend/cpu/attention_pairs.inc"
+#include "engine/backend/cpu/attention_portable.inc"
 #include "engine/backend/cpu/kernels_table.inc"
 // clang-format on
 
